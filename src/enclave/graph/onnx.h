@@ -1,0 +1,43 @@
+// File: enclave/graph/onnx.h
+// ONNX in and out. The bytes come from outside: nothing in them may crash, hang or allocate beyond
+// a small multiple of their size.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "enclave/graph/graph.h"
+
+namespace tempo {
+
+struct ImportOptions {
+  bool inference_only = false;  // do not refuse operators that lack a backward pass
+};
+
+// An imported model: the graph, and what export needs to give the same file back.
+class OnnxModel {
+ public:
+  // Errors: kBadModel (not ONNX, external data, inconsistent), kUnsupportedModel (one message that
+  // lists every unsupported node: name, operator, opset, and whether forward or only backward
+  // lacks).
+  static Result<OnnxModel> import(std::span<const std::byte> file, const ImportOptions& options);
+
+  // The model with the graph's current parameters and statistics, in ONNX layout, in inference
+  // form: BatchNormalization in inference mode, Dropout inert. Everything else as imported.
+  Result<std::vector<std::byte>> export_file() const;
+
+  Graph graph;
+
+  OnnxModel();
+  ~OnnxModel();
+  OnnxModel(OnnxModel&&) noexcept;
+  OnnxModel& operator=(OnnxModel&&) noexcept;
+
+ private:
+  struct Proto;  // the protobuf message, without initializer payloads
+  std::unique_ptr<Proto> proto_;
+};
+
+}  // namespace tempo

@@ -1,0 +1,61 @@
+// File: enclave/nn/executor.h
+// Runs one static plan: forward and backward of a graph for one batch size, in one arena whose
+// offsets are fixed before the first step.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "enclave/graph/graph.h"
+#include "enclave/offload/linear.h"
+#include "enclave/nn/time_ledger.h"
+
+namespace tempo {
+
+struct ExecutorOptions {
+  std::int64_t batch = 1;
+  StepMode mode = StepMode::kTraining;
+  // Channel blocking for rank-4 activations (local scheme): 0 = channels last, 8 or 16 = oneDNN's.
+  int channel_block = 0;
+  std::uint64_t seed = 0;  // dropout
+};
+
+// Graph and engine must outlive the executor. One thread at a time.
+class Executor {
+ public:
+  // Errors: those of infer_shapes; kUnsupportedModel when the graph has not exactly one float input
+  // and one float output of rank 2.
+  static Result<std::unique_ptr<Executor>> create(Graph& graph, const ExecutorOptions& options,
+                                                  LinearEngine& engine, ThreadPool& pool,
+                                                  TimeLedger& ledger);
+  ~Executor();
+
+  // The graph's linear operators in forward order, for the planner. Also available without memory:
+  static Result<std::vector<LinearOp>> linear_ops(const Graph& graph,
+                                                  const ExecutorOptions& options);
+  // Bytes of arena that create() would allocate (activations, gradients of activations, saved).
+  static Result<std::int64_t> arena_bytes(const Graph& graph, const ExecutorOptions& options);
+
+  // Batch x features, or channels-last images. To be filled before forward().
+  std::span<float> input();
+  std::int64_t batch() const;
+  std::int64_t classes() const;  // columns of the output
+
+  Status forward(std::uint64_t step);
+  std::span<const float> output() const;  // batch x classes, valid until the next forward
+  std::span<float> d_output();            // to be filled before backward()
+  Status backward();
+  // Gradient of a kParameter, in its storage layout; valid until the next backward.
+  std::span<const float> gradient(TensorId parameter) const;
+
+ private:
+  Executor();
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace tempo

@@ -1,0 +1,81 @@
+// File: enclave/nn/op.h
+// Every operator is one entry of one table: name, opsets, shape rule, forward, backward, cost.
+// `tempo ops` prints the table; the importer asks it what is supported.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "enclave/graph/graph.h"
+#include "enclave/offload/linear.h"
+
+namespace tempo {
+
+// Everything that a shape rule may look at: input shapes (empty Shape for an absent input) and the
+// tensors themselves, for constant inputs such as Reshape's target.
+struct ShapeContext {
+  const Graph& graph;
+  const Node& node;
+  std::vector<Shape> inputs;
+};
+
+// One node at one step. Tensors are in the layout of graph.h; null where absent or not needed.
+struct OpContext {
+  const Graph& graph;
+  const Node& node;
+  const Shapes& shapes;
+  ThreadPool& pool;
+  StepMode mode;
+  std::uint64_t seed = 0;  // dropout: philox(seed, step, node, element)
+  std::uint64_t step = 0;
+  int node_index = 0;
+
+  std::vector<const float*> in;
+  std::vector<float*> out;
+  std::vector<const float*> d_out;   // backward
+  std::vector<float*> d_in;          // backward; null where no gradient is wanted
+  std::vector<bool> accumulate;      // backward; per d_in: add instead of overwrite
+  std::byte* saved = nullptr;        // what forward keeps for backward (saved_bytes of it)
+  const ColumnMoments* moments = nullptr;  // BatchNormalization: moments of in[0], when the
+                                           // linear operator before it delivered them
+  const Shape& in_shape(int i) const { return shapes[node.inputs[i]]; }
+  const Shape& out_shape(int i) const { return shapes[node.outputs[i]]; }
+};
+
+// What backward reads besides d_out: decides how long forward's tensors live.
+struct BackwardNeeds {
+  bool inputs = false;
+  bool outputs = false;
+};
+
+struct OpDef {
+  std::string_view type;       // ONNX operator
+  int min_opset = 1;
+  bool has_backward = true;
+  bool is_linear = false;      // done by the LinearEngine, not by forward/backward below
+  std::string_view notes;      // restrictions, one line, shown by `tempo ops`
+
+  // Why this node cannot be done, or empty. Looks at attributes and constants only.
+  std::string (*unsupported)(const Graph& graph, const Node& node) = nullptr;
+  // Shapes of the outputs. Error: kBadModel, `where` = node name.
+  Result<std::vector<Shape>> (*infer)(const ShapeContext& context) = nullptr;
+  // Linear operators only: geometry for given shapes.
+  ConvGeometry (*lower)(const Node& node, const Graph& graph, const Shapes& shapes) = nullptr;
+
+  void (*forward)(OpContext& context) = nullptr;
+  void (*backward)(OpContext& context) = nullptr;
+  BackwardNeeds needs;
+  // Bytes that forward leaves for backward in OpContext::saved.
+  std::int64_t (*saved_bytes)(const Node& node, const Shapes& shapes) = nullptr;
+};
+
+std::span<const OpDef> op_table();
+const OpDef* find_op(std::string_view onnx_type);  // null when unknown
+
+}  // namespace tempo

@@ -1,0 +1,96 @@
+// File: enclave/offload/linear.h
+// Linear operators: what a convolution or fully connected layer is once it is lowered to a matrix
+// product, and the interface of whatever computes it (inside the enclave, or on workers).
+//
+// Lowering (paper section III; notes.md): with positions as rows,
+//   forward          Z  (p x m) = X (p x n) W^T        W is m x n
+//   weight gradient  dW (m x n) = D^T (m x p) X        D = dL/dZ, p x m
+//   input gradient   dX (p x n) = D W
+// For a convolution X is im2col of the input, never materialised in enclave memory; n orders as
+// (kernel row, kernel column, input channel).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace tempo {
+
+// A fully connected layer is the 1x1 convolution of a 1x1 image. Channels last throughout.
+struct ConvGeometry {
+  std::int64_t batch = 1;
+  std::int64_t in_h = 1, in_w = 1, in_c = 1;
+  std::int64_t out_h = 1, out_w = 1, out_c = 1;
+  std::int64_t kernel_h = 1, kernel_w = 1;
+  std::int64_t stride_h = 1, stride_w = 1;
+  std::int64_t pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
+  std::int64_t dilation_h = 1, dilation_w = 1;
+
+  std::int64_t m() const { return out_c; }
+  std::int64_t n() const { return kernel_h * kernel_w * in_c; }
+  std::int64_t p() const { return batch * out_h * out_w; }
+  std::int64_t multiply_adds() const { return m() * n() * p(); }
+  std::int64_t input_elements() const { return batch * in_h * in_w * in_c; }
+  // X is the input itself, row for row: no im2col.
+  bool is_direct() const {
+    return kernel_h == 1 && kernel_w == 1 && stride_h == 1 && stride_w == 1 && pad_top == 0 &&
+           pad_left == 0 && pad_bottom == 0 && pad_right == 0;
+  }
+  bool is_fully_connected() const { return is_direct() && in_h == 1 && in_w == 1; }
+};
+
+struct LinearOp {
+  int index = 0;      // position among the graph's linear operators, forward order
+  std::string name;   // node name; never leaves the enclave except to the client
+  ConvGeometry geometry;
+  bool needs_input_gradient = true;  // false when nothing trainable lies upstream
+  bool needs_weight_gradient = true;
+  // Channel blocking of input and output in memory (oneDNN's nChw8c has 8). 0 = channels last.
+  // Only the local engine accepts anything but 0.
+  int input_block = 0;
+  int output_block = 0;
+};
+
+// Column means and sums of squared deviations of Z, for the BatchNormalization that follows.
+// Merged over tiles in a fixed order with Chan's formula, float64.
+struct ColumnMoments {
+  std::int64_t count = 0;
+  std::vector<double> mean;
+  std::vector<double> m2;
+  void reset(std::int64_t columns);
+  void merge(std::int64_t other_count, const double* other_mean, const double* other_m2);
+};
+
+enum class StepMode {
+  kTraining,   // backward follows; keep what it needs
+  kInference,  // forward only
+};
+
+// Computes linear operators. One thread calls it; it may use a ThreadPool inside. Calls within one
+// step: begin_step, forward of every operator in order, (training) backward of every operator in
+// reverse order, end_step.
+class LinearEngine {
+ public:
+  virtual ~LinearEngine() = default;
+
+  virtual Status begin_step(StepMode mode) = 0;
+
+  // input: the operator's input tensor (batch*in_h*in_w rows of in_c). weights: m x n. bias: m, or
+  // null. output: p x m, overwritten. moments: null, or filled with the moments of the output
+  // (bias included).
+  virtual Status forward(const LinearOp& op, const float* input, const float* weights,
+                         const float* bias, float* output, ColumnMoments* moments) = 0;
+
+  // `input` and `weights` are those of forward, unchanged. d_weights (m x n) is overwritten; null
+  // when not needed. d_input has the input's shape; null when not needed; added to when
+  // `accumulate_input`, else overwritten.
+  virtual Status backward(const LinearOp& op, const float* input, const float* weights,
+                          const float* d_output, float* d_weights, float* d_input,
+                          bool accumulate_input) = 0;
+
+  virtual Status end_step() = 0;
+};
+
+}  // namespace tempo

@@ -1,0 +1,53 @@
+// File: enclave/offload/worker_link.h
+// The enclave's only way to workers. Implemented by the ring (enclave/offload/ring_link.h), and by
+// in-process stand-ins in tests.
+//
+// Everything behind it is hostile. Memory behind Slot::data can change at any time: it is written
+// once, front to back, and read once (base rule: copy in, then use the copy only).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/error.h"
+#include "wire/task.h"
+
+namespace tempo {
+
+// A contiguous run of slabs in shared memory. 64-byte aligned, at least `bytes` rounded up to 8.
+struct Slot {
+  std::uint32_t first_slab = 0;
+  std::uint64_t bytes = 0;
+  std::byte* data = nullptr;
+};
+
+// One thread at a time.
+class WorkerLink {
+ public:
+  virtual ~WorkerLink() = default;
+
+  // Fixed for the life of the link. The information is a claim, not a fact.
+  virtual const std::vector<WorkerInfo>& workers() const = 0;
+
+  // Shared memory for a payload or reply, or nothing when none is free now (complete or release
+  // something first). bytes <= max_slot_bytes().
+  virtual std::optional<Slot> reserve(std::uint64_t bytes) = 0;
+  virtual std::uint64_t max_slot_bytes() const = 0;
+  virtual void release(const Slot& slot) = 0;
+
+  // Hands a task over; assigns and returns its request number. `payload` for kPut and `reply` for
+  // kMultiply|kReturn come from reserve(). The payload slot is released by the link when the task
+  // completes; the reply slot stays the caller's. Nothing when the queue is full: poll and retry.
+  // Error kProtocol: the channel is broken for good.
+  virtual Result<std::optional<std::uint64_t>> submit(Task task, const Slot* payload,
+                                                      const Slot* reply) = 0;
+
+  // The next completion, waiting at most timeout_ms (0: do not wait). Every completion matches
+  // exactly one outstanding request, and bytes == its reply_bytes() when kOk. Error kProtocol: the
+  // channel is broken for good (all later calls say the same).
+  virtual Result<std::optional<Completion>> poll(int timeout_ms) = 0;
+};
+
+}  // namespace tempo
