@@ -1,0 +1,45 @@
+// File: enclave/integrity/soundness.h
+// How many rounds a plan needs. An error of size e (in units of the result's rms) in one element
+// passes one round with zero-mean uniform vectors with probability at most q = tau / (sqrt(3) e),
+// with binary vectors 1/2 when e > tau, so k rounds miss it with q^k, and over a job of N checks
+// the union bound gives N q^k <= t (the paper's Theorem V.2 is the binary case).
+#pragma once
+
+#include <cstdint>
+
+#include "enclave/integrity/freivalds.h"
+
+namespace tempo {
+
+struct CheckShape {
+  std::int64_t inner = 1;  // length of the dot products
+  std::int64_t cols = 1;   // columns of one row of the result
+};
+
+struct SoundnessGoal {
+  double t = 1e-6;             // chance that any bad result passes in the whole job
+  double tamper_size = 0.01;   // e, in units of the result's rms
+  double checks = 1;           // products checked in the whole job
+  CheckDistribution distribution = CheckDistribution::kUniform;
+};
+
+// tau over the rms of the result, for a result whose terms add up as independent ones do:
+// E_i ~ sqrt(2 cols) rms.
+double expected_tolerance_over_rms(const CheckShape& shape);
+
+// Upper bound on the chance that one round misses an error of size e. tolerance and e in the same
+// unit. In [0, 1].
+double miss_probability(double tolerance, double e, CheckDistribution distribution);
+
+// Rounds for one kind of check, or 0 when no number of rounds up to kMaxRounds reaches the goal
+// (then the inner length or the column count must be cut).
+int rounds_needed(const CheckShape& shape, const SoundnessGoal& goal);
+
+// The t that `rounds` rounds reach at a measured tolerance_over_rms.
+double soundness_reached(double tolerance_over_rms, int rounds, const SoundnessGoal& goal);
+
+// Theorem V.2: k binary rounds for a task of `checks` checks and failure probability t, as the
+// paper computes it (exact arithmetic).
+int theorem_v2_rounds(double checks, double t);
+
+}  // namespace tempo

@@ -1,0 +1,52 @@
+// File: enclave/obfuscation/key.h
+// Keys of the paper's MM-obfuscation (section IV-A, Algorithm 1) and the key shift (section IV-C,
+// with the direction that works: [[sk]]_phi[i] = sk[(i + phi) mod 3]).
+//
+// A scaled permutation E(i,j) = c(i) [pi(i) = j] of size d is an AxisKey. With E1, E2, E3 of sizes
+// m, n, p and positions as rows:
+//   W'(i,j) = W(pi_m(i), pi_n(j)) * c_m(i) / c_n(j)
+//   X'(i,j) = X(pi_p(i), pi_n(j)) * c_n(j) / c_p(i)
+//   Z'(i,j) = Z(pi_p(i), pi_m(j)) * c_m(j) / c_p(i)
+//   D'(i,j) = D(pi_p(i), pi_m(j)) * c_p(i) / c_m(j)
+//   dW'(i,j) = dW(pi_m(i), pi_n(j)) * c_n(j) / c_m(i)          (= D'^T X')
+//   dX'(i,j) = dX(pi_p(i), pi_n(j)) * c_p(i) / c_n(j)          (= D' W')
+// Warning: a key serves one operator in one step (n and m) or one tile (p). Reusing it gives the
+// coefficients away (docs/security.md).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/random.h"
+
+namespace tempo {
+
+// How coefficients are drawn.
+struct CoefficientSpace {
+  std::uint32_t range = 1024;  // K >= 1: uniform in {1, ..., K}
+  bool real = false;           // log-uniform reals in [1, K] instead
+};
+
+// One axis: permutation, coefficients and their reciprocals. Wiped on destruction.
+class AxisKey {
+ public:
+  AxisKey() = default;
+  // 1 <= size < 2^32.
+  static AxisKey generate(RandomSource& random, std::size_t size, const CoefficientSpace& space);
+  // pi(i) = i, c(i) = 1: the scheme `plain`.
+  static AxisKey identity(std::size_t size);
+  ~AxisKey();
+  AxisKey(const AxisKey&) = default;
+  AxisKey& operator=(const AxisKey&) = default;
+  AxisKey(AxisKey&&) noexcept = default;
+  AxisKey& operator=(AxisKey&&) noexcept = default;
+
+  std::size_t size() const { return permutation.size(); }
+
+  std::vector<std::uint32_t> permutation;  // pi(i)
+  std::vector<std::uint32_t> inverse;      // pi^-1
+  std::vector<float> coefficient;          // c(i), by encoded index i
+  std::vector<float> reciprocal;           // 1/c(i), by encoded index i
+};
+
+}  // namespace tempo
