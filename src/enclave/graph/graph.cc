@@ -24,12 +24,17 @@ std::int64_t element_count(const Shape& shape) {
 }
 
 std::string shape_to_string(const Shape& shape) {
-  std::string text = "(";
+  std::string text("(");
   for (std::size_t i = 0; i < shape.size(); ++i) {
-    if (i > 0) text += ',';
-    text += shape[i] == kBatchDim ? std::string("N") : std::to_string(shape[i]);
+    if (i > 0) text.push_back(',');
+    if (shape[i] == kBatchDim) {
+      text.push_back('N');
+    } else {
+      text.append(std::to_string(shape[i]));
+    }
   }
-  return text + ")";
+  text.push_back(')');
+  return text;
 }
 
 std::int64_t Node::int_or(const std::string& key, std::int64_t fallback) const {
