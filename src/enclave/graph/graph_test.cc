@@ -42,8 +42,8 @@ TEST(Node, AttributesFallBackWhenAbsentOrOfAnotherType) {
 TEST(Graph, FindsTensorsByName) {
   Graph graph;
   graph.tensors.resize(2);
-  graph.tensors[0].name = "a";
-  graph.tensors[1].name = "b";
+  graph.tensors[0].name = std::string("a");
+  graph.tensors[1].name = std::string("b");
   EXPECT_EQ(graph.find("b"), 1);
   EXPECT_EQ(graph.find("c"), kNoTensor);
 }
