@@ -1,0 +1,95 @@
+// File: enclave/offload/plan.h
+// The static plan of one executor's linear operators: which are offloaded, how they are cut into
+// tiles, which worker gets which tile, how many rounds of checks, what crosses the ring, and what
+// it is expected to cost. Made before the first step; the run uses exactly this.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "enclave/integrity/soundness.h"
+#include "enclave/offload/linear.h"
+#include "enclave/schemes/scheme.h"
+#include "wire/job.h"
+#include "wire/task.h"
+
+namespace tempo {
+
+// Costs in nanoseconds on one core, for choosing between enclave and workers. Measured by
+// kernels_bench and local_bench; only their ratios matter.
+struct CostModel {
+  double encode_ns = 1.0;         // an element of an operand, checks included
+  double decode_ns = 1.0;         // an element of a result, checks included
+  double round_ns = 0.1;          // an element and round of checks
+  double local_flops_per_ns = 50;  // dense products inside the enclave
+};
+
+struct PlanOptions {
+  Scheme scheme = Scheme::kTempo;
+  OffloadPolicy policy = OffloadPolicy::kAuto;
+  StepMode mode = StepMode::kTraining;
+  std::vector<WorkerInfo> workers;
+  std::uint64_t max_slot_bytes = 0;   // of the ring
+  double products_factor = 1;         // steps in the job: scales the count of checked products
+  SoundnessGoal goal;                 // `checks` is filled in by the planner
+  CostModel cost;
+  std::uint64_t tile_bytes = std::uint64_t{4} << 20;  // aim for an encoded X' of this size
+  std::int64_t max_gradient_inner = 8192;  // positions summed in one checked weight gradient
+};
+
+// One tile: positions [row_begin, row_end) of the encoded order by out-features of slice m_slice.
+struct Tile {
+  int p_slice = 0;
+  int m_slice = 0;
+  int worker = 0;
+};
+
+struct Slice {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t size() const { return end - begin; }
+};
+
+// Tiles of one worker and m-slice whose weight gradients the worker sums before one is returned.
+struct GradientGroup {
+  int m_slice = 0;
+  int worker = 0;
+  std::vector<int> tiles;  // indices into OpPlan::tiles
+};
+
+struct OpPlan {
+  LinearOp op;
+  bool offloaded = false;
+  std::string reason;  // why it is where it is
+  std::vector<Slice> p_slices;  // of encoded positions
+  std::vector<Slice> m_slices;  // of out-features, natural order
+  std::vector<Tile> tiles;
+  std::vector<GradientGroup> groups;
+  int rounds_forward = 0;
+  int rounds_weight_gradient = 0;
+  int rounds_input_gradient = 0;
+  std::uint64_t bytes_to_workers = 0;    // a step
+  std::uint64_t bytes_from_workers = 0;  // a step
+  double offloaded_cost_ms = 0;  // enclave core-ms a step when offloaded (estimate)
+  double local_cost_ms = 0;      // enclave core-ms a step when kept (estimate)
+  std::int64_t products = 0;     // checked products a step
+};
+
+struct Plan {
+  std::vector<OpPlan> ops;
+  std::vector<std::uint64_t> resident_bytes;  // by worker, peak of a step
+  std::int64_t multiply_adds = 0;             // forward, all linear operators
+  std::int64_t offloaded_multiply_adds = 0;
+  std::uint64_t bytes_to_workers = 0;
+  std::uint64_t bytes_from_workers = 0;
+  std::int64_t products = 0;
+  std::uint64_t engine_bytes = 0;  // enclave memory of keys, check sums and scratch, at most
+};
+
+// Errors: kNoWorker when something has to be offloaded and there is no worker; kOutOfMemory when a
+// worker's share does not fit its memory; kUsage when the soundness goal cannot be reached.
+Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& options);
+
+}  // namespace tempo
