@@ -1,0 +1,53 @@
+// File: enclave/offload/engine_stats.h
+// What the offload engine did in one job, for the report. Leaves the enclave on the client's
+// channel only.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace tempo {
+
+struct WorkerStats {
+  std::string device;          // the worker's own claim, sanitised
+  std::uint64_t tasks = 0;
+  std::uint64_t products = 0;  // results that passed their checks
+  std::uint64_t tampered = 0;  // results that failed them
+  bool lost = false;           // gone before the end
+};
+
+struct EngineEvent {
+  enum class Kind { kTampered, kLost } kind = Kind::kLost;
+  int worker = -1;  // -1: the off-loader itself
+  std::string operator_name;
+  std::string detail;  // which product, why
+  std::uint64_t step = 0;
+};
+
+// The measured side of the soundness bound, by operator and product.
+struct ProductSoundness {
+  std::string operator_name;
+  std::string product;  // "forward", "weight gradient", "input gradient"
+  int rounds = 0;
+  double tolerance_over_rms = 0;
+  std::uint64_t checks = 0;
+};
+
+struct EngineStats {
+  std::uint64_t bytes_to_workers = 0;
+  std::uint64_t bytes_from_workers = 0;
+  std::uint64_t checks_done = 0;    // products checked
+  std::uint64_t checks_failed = 0;
+  int rounds = 0;                   // largest of any product
+  double worker_gemm_s = 0;         // the workers' own claim
+  std::vector<WorkerStats> workers;
+  std::vector<EngineEvent> events;  // at most kMaxEvents; later ones are only counted
+  std::uint64_t events_dropped = 0;
+  std::vector<ProductSoundness> soundness;
+  double soundness_reached = 0;     // t, at the tamper size of the goal; 0 when nothing was checked
+
+  static constexpr std::size_t kMaxEvents = 1000;
+};
+
+}  // namespace tempo

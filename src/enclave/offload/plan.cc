@@ -1,0 +1,272 @@
+#include "enclave/offload/plan.h"
+
+#include <algorithm>
+#include <set>
+#include <string>
+
+#include "enclave/obfuscation/kernels.h"
+
+namespace tempo {
+namespace {
+
+constexpr std::int64_t kMinTileRows = 64;
+constexpr std::int64_t kMinSliceFeatures = 16;  // tensor-parallel slices are not worth less
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Cuts [0, total) into `parts` ranges whose sizes differ by at most one.
+std::vector<Slice> cut(std::int64_t total, std::int64_t parts) {
+  parts = std::clamp<std::int64_t>(parts, 1, total);
+  std::vector<Slice> slices;
+  for (std::int64_t i = 0; i < parts; ++i) {
+    slices.push_back({total * i / parts, total * (i + 1) / parts});
+  }
+  return slices;
+}
+
+// How many parts keep rows x width floats within `bytes`.
+std::int64_t parts_within(std::int64_t rows, std::int64_t width, std::uint64_t bytes) {
+  const std::int64_t rows_per_part =
+      std::max<std::int64_t>(1, static_cast<std::int64_t>(bytes / sizeof(float)) / width);
+  return ceil_div(rows, rows_per_part);
+}
+
+void cut_into_tiles(const PlanOptions& options, OpPlan& plan) {
+  const ConvGeometry& g = plan.op.geometry;
+  const auto workers = static_cast<std::int64_t>(std::max<std::size_t>(options.workers.size(), 1));
+  const bool tensor_parallel = g.is_fully_connected();
+
+  // W' and dW' are m_slice x n; X' and dX' are p_slice x n; Z' and D' are p_slice x m_slice.
+  std::int64_t m_parts = parts_within(g.m(), g.n(), options.max_slot_bytes);
+  if (tensor_parallel && g.m() >= workers * kMinSliceFeatures) m_parts = std::max(m_parts, workers);
+  const std::int64_t width = std::max(g.n(), g.m());
+  std::int64_t p_parts = parts_within(g.p(), width, std::min(options.tile_bytes, options.max_slot_bytes));
+  p_parts = std::min(p_parts, std::max<std::int64_t>(ceil_div(g.p(), kMinTileRows),
+                                                     parts_within(g.p(), width, options.max_slot_bytes)));
+  if (!tensor_parallel && g.p() >= workers * kMinTileRows) p_parts = std::max(p_parts, workers);
+  p_parts = std::max(p_parts, ceil_div(g.p(), options.max_gradient_inner));
+
+  plan.p_slices = cut(g.p(), p_parts);
+  plan.m_slices = cut(g.m(), m_parts);
+  for (std::size_t ps = 0; ps < plan.p_slices.size(); ++ps) {
+    for (std::size_t ms = 0; ms < plan.m_slices.size(); ++ms) {
+      const std::size_t lane = tensor_parallel ? ms : ps;
+      plan.tiles.push_back({static_cast<int>(ps), static_cast<int>(ms),
+                            static_cast<int>(lane % static_cast<std::size_t>(workers))});
+    }
+  }
+}
+
+std::int64_t group_inner(const OpPlan& plan, const GradientGroup& group) {
+  std::int64_t inner = 0;
+  for (const int tile : group.tiles) inner += plan.p_slices[plan.tiles[tile].p_slice].size();
+  return inner;
+}
+
+void group_gradients(std::int64_t max_inner, OpPlan& plan) {
+  plan.groups.clear();
+  std::vector<std::pair<std::pair<int, int>, std::size_t>> open;  // (m_slice, worker) -> group
+  for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
+    const Tile& tile = plan.tiles[t];
+    const std::pair<int, int> lane{tile.m_slice, tile.worker};
+    auto at = std::find_if(open.begin(), open.end(), [&](const auto& o) { return o.first == lane; });
+    const std::int64_t rows = plan.p_slices[tile.p_slice].size();
+    if (at == open.end() || group_inner(plan, plan.groups[at->second]) + rows > max_inner) {
+      plan.groups.push_back({tile.m_slice, tile.worker, {}});
+      if (at == open.end()) {
+        open.emplace_back(lane, plan.groups.size() - 1);
+        at = open.end() - 1;
+      } else {
+        at->second = plan.groups.size() - 1;
+      }
+    }
+    plan.groups[at->second].tiles.push_back(static_cast<int>(t));
+  }
+}
+
+std::int64_t widest(const std::vector<Slice>& slices) {
+  std::int64_t widest_size = 0;
+  for (const Slice& slice : slices) widest_size = std::max(widest_size, slice.size());
+  return widest_size;
+}
+
+void count_traffic(StepMode mode, OpPlan& plan) {
+  const ConvGeometry& g = plan.op.geometry;
+  std::uint64_t to = 0;
+  std::uint64_t from = 0;
+  std::set<std::pair<int, int>> weights;  // (m_slice, worker)
+  std::set<std::pair<int, int>> inputs;   // (p_slice, worker)
+  for (const Tile& tile : plan.tiles) {
+    const auto rows = static_cast<std::uint64_t>(plan.p_slices[tile.p_slice].size());
+    const auto features = static_cast<std::uint64_t>(plan.m_slices[tile.m_slice].size());
+    const auto n = static_cast<std::uint64_t>(g.n());
+    if (weights.insert({tile.m_slice, tile.worker}).second) to += features * n;
+    if (inputs.insert({tile.p_slice, tile.worker}).second) to += rows * n;
+    from += rows * features;
+    if (mode == StepMode::kTraining) {
+      to += rows * features;
+      if (plan.op.needs_input_gradient) from += rows * n;
+    }
+  }
+  plan.products = static_cast<std::int64_t>(plan.tiles.size());
+  if (mode == StepMode::kTraining) {
+    if (plan.op.needs_input_gradient) plan.products += static_cast<std::int64_t>(plan.tiles.size());
+    for (const GradientGroup& group : plan.groups) {
+      from += static_cast<std::uint64_t>(plan.m_slices[group.m_slice].size() * g.n());
+      ++plan.products;
+    }
+  }
+  plan.bytes_to_workers = to * sizeof(float);
+  plan.bytes_from_workers = from * sizeof(float);
+}
+
+void estimate_costs(const PlanOptions& options, OpPlan& plan) {
+  constexpr double kTypicalRounds = 4;
+  const double products = options.mode == StepMode::kInference ? 1
+                          : plan.op.needs_input_gradient       ? 3
+                                                               : 2;
+  plan.local_cost_ms = products * 2.0 * static_cast<double>(plan.op.geometry.multiply_adds()) /
+                       options.cost.local_flops_per_ns * 1e-6;
+  const double per_round = kTypicalRounds * options.cost.round_ns;
+  plan.offloaded_cost_ms =
+      (static_cast<double>(plan.bytes_to_workers) / sizeof(float) * (options.cost.encode_ns + per_round) +
+       static_cast<double>(plan.bytes_from_workers) / sizeof(float) *
+           (options.cost.decode_ns + per_round)) *
+      1e-6;
+}
+
+void place(const PlanOptions& options, OpPlan& plan) {
+  if (!offloads(options.scheme)) {
+    plan.reason = "scheme local";
+  } else if (options.policy == OffloadPolicy::kNone) {
+    plan.reason = "--offload none";
+  } else if (options.policy == OffloadPolicy::kAll) {
+    plan.offloaded = true;
+    plan.reason = "--offload all";
+  } else {
+    plan.offloaded = plan.offloaded_cost_ms < plan.local_cost_ms;
+    plan.reason = plan.offloaded ? "cheaper on workers" : "cheaper in the enclave";
+  }
+}
+
+Error unreachable_goal(const OpPlan& plan) {
+  return {ErrorCode::kUsage,
+          "the soundness goal cannot be reached",
+          plan.op.name,
+          "a tolerance below the size of the error to be caught",
+          std::to_string(plan.op.geometry.n()) + " inputs by " + std::to_string(plan.op.geometry.m()) +
+              " outputs a product",
+          "raise --tamper-size or --soundness-t"};
+}
+
+Status choose_rounds(const PlanOptions& options, const SoundnessGoal& goal, OpPlan& plan) {
+  const std::int64_t features = widest(plan.m_slices);
+  plan.rounds_forward = rounds_needed({plan.op.geometry.n(), features}, goal);
+  if (plan.rounds_forward == 0) return unreachable_goal(plan);
+  if (options.mode == StepMode::kInference) return {};
+  if (plan.op.needs_input_gradient) {
+    plan.rounds_input_gradient = rounds_needed({features, plan.op.geometry.n()}, goal);
+    if (plan.rounds_input_gradient == 0) return unreachable_goal(plan);
+  }
+  std::int64_t inner = 1;
+  for (const GradientGroup& group : plan.groups) inner = std::max(inner, group_inner(plan, group));
+  plan.rounds_weight_gradient = rounds_needed({inner, plan.op.geometry.n()}, goal);
+  if (plan.rounds_weight_gradient == 0) return unreachable_goal(plan);
+  return {};
+}
+
+Status check_worker_memory(const PlanOptions& options, Plan& plan) {
+  plan.resident_bytes.assign(options.workers.size(), 0);
+  for (std::size_t w = 0; w < options.workers.size(); ++w) {
+    std::uint64_t kept = 0;      // W' and X' of all operators (training)
+    std::uint64_t transient = 0;  // the largest operator's D' and dW'
+    for (const OpPlan& op : plan.ops) {
+      if (!op.offloaded) continue;
+      std::set<int> weights;
+      std::set<int> inputs;
+      std::uint64_t resident = 0;
+      std::uint64_t backward = 0;
+      const auto n = static_cast<std::uint64_t>(op.op.geometry.n());
+      for (const Tile& tile : op.tiles) {
+        if (tile.worker != static_cast<int>(w)) continue;
+        const auto rows = static_cast<std::uint64_t>(op.p_slices[tile.p_slice].size());
+        const auto features = static_cast<std::uint64_t>(op.m_slices[tile.m_slice].size());
+        if (weights.insert(tile.m_slice).second) resident += features * n;
+        if (inputs.insert(tile.p_slice).second) resident += rows * n;
+        backward += rows * features;
+      }
+      for (const GradientGroup& group : op.groups) {
+        if (group.worker == static_cast<int>(w)) {
+          backward += static_cast<std::uint64_t>(op.m_slices[group.m_slice].size()) * n;
+        }
+      }
+      if (options.mode == StepMode::kTraining) {
+        kept += resident;
+        transient = std::max(transient, backward);
+      } else {
+        transient = std::max(transient, resident);
+      }
+    }
+    plan.resident_bytes[w] = (kept + transient) * sizeof(float);
+    const std::uint64_t limit = options.workers[w].memory_limit_bytes;
+    if (plan.resident_bytes[w] > limit) {
+      return Error{ErrorCode::kOutOfMemory,
+                   "a worker's memory does not hold its share of the operands",
+                   "worker " + std::to_string(w),
+                   std::to_string(plan.resident_bytes[w] >> 20) + " MiB",
+                   std::to_string(limit >> 20) + " MiB",
+                   "use a smaller --batch, more workers, or workers with more memory"};
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& options) {
+  Plan plan;
+  for (const LinearOp& op : ops) {
+    OpPlan entry;
+    entry.op = op;
+    if (offloads(options.scheme)) {
+      cut_into_tiles(options, entry);
+      if (options.mode == StepMode::kTraining && op.needs_weight_gradient) {
+        group_gradients(options.max_gradient_inner, entry);
+      }
+      count_traffic(options.mode, entry);
+    }
+    estimate_costs(options, entry);
+    place(options, entry);
+    if (entry.offloaded && options.workers.empty()) {
+      return Error{ErrorCode::kNoWorker, "there is no worker to offload to", op.name,
+                   "at least one worker", "none", "give --workers, or --offload none"};
+    }
+    plan.ops.push_back(std::move(entry));
+  }
+  SoundnessGoal goal = options.goal;
+  goal.checks = 0;
+  for (OpPlan& entry : plan.ops) {
+    plan.multiply_adds += entry.op.geometry.multiply_adds();
+    if (!entry.offloaded) continue;
+    plan.offloaded_multiply_adds += entry.op.geometry.multiply_adds();
+    plan.bytes_to_workers += entry.bytes_to_workers;
+    plan.bytes_from_workers += entry.bytes_from_workers;
+    plan.products += entry.products;
+  }
+  goal.checks = std::max(1.0, static_cast<double>(plan.products) * options.products_factor);
+  for (OpPlan& entry : plan.ops) {
+    if (!entry.offloaded) continue;
+    TEMPO_RETURN_IF_ERROR(choose_rounds(options, goal, entry));
+    const ConvGeometry& g = entry.op.geometry;
+    // Keys (16 bytes an axis entry), sums kept from forward to backward, one row of scratch.
+    plan.engine_bytes += 16 * static_cast<std::uint64_t>(g.m() + g.n() + g.p()) +
+                         4 * static_cast<std::uint64_t>(g.p()) *
+                             static_cast<std::uint64_t>(entry.rounds_weight_gradient + 1) +
+                         16 * static_cast<std::uint64_t>(g.n() + g.m()) *
+                             static_cast<std::uint64_t>(entry.rounds_forward + 1);
+  }
+  TEMPO_RETURN_IF_ERROR(check_worker_memory(options, plan));
+  return plan;
+}
+
+}  // namespace tempo
