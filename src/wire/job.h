@@ -2,8 +2,10 @@
 // A job as the client describes it to the enclave (JSON over the job API, docs/reference.md).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -14,6 +16,13 @@ enum class JobKind { kTrain, kInfer, kPlan };
 enum class OffloadPolicy { kAuto, kAll, kNone };
 enum class TamperPolicy { kContinue, kAbort };
 enum class ScheduleKind { kConstant, kStep, kCosine };
+
+// A file that belongs to a job, as the client uploaded it: untrusted bytes under a name from
+// data_file_names().
+struct NamedFile {
+  std::string name;
+  std::vector<std::byte> bytes;
+};
 
 struct ScheduleSpec {
   ScheduleKind kind = ScheduleKind::kConstant;
