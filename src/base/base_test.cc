@@ -16,7 +16,8 @@ namespace tempo {
 namespace {
 
 TEST(Error, PrintsOneLineWithoutControlCharacters) {
-  const Error error{ErrorCode::kBadData, "label out of\nrange", "y.npy", "0 to 9", "\x1b[31m", "fix it"};
+  const Error error{
+      ErrorCode::kBadData, "label out of\nrange", "y.npy", "0 to 9", "\x1b[31m", "fix it"};
   EXPECT_EQ(error.one_line(),
             "label out of range; where: y.npy; expected 0 to 9, got  [31m; next: fix it");
 }
@@ -33,7 +34,8 @@ TEST(Result, HoldsValueOrError) {
 TEST(AlignedBuffer, IsAlignedAndZeroed) {
   const AlignedBuffer<float> buffer(33);
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % kCacheLineBytes, 0U);
-  EXPECT_TRUE(std::all_of(buffer.span().begin(), buffer.span().end(), [](float x) { return x == 0; }));
+  EXPECT_TRUE(
+      std::all_of(buffer.span().begin(), buffer.span().end(), [](float x) { return x == 0; }));
 }
 
 TEST(ThreadPool, RunsEveryItemOnce) {

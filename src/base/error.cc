@@ -20,19 +20,32 @@ std::string printable(std::string_view text) {
 
 std::string_view error_code_name(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kInternal: return "internal";
-    case ErrorCode::kUsage: return "usage";
-    case ErrorCode::kNotFound: return "not_found";
-    case ErrorCode::kBadModel: return "bad_model";
-    case ErrorCode::kUnsupportedModel: return "unsupported_model";
-    case ErrorCode::kBadData: return "bad_data";
-    case ErrorCode::kNoWorker: return "no_worker";
-    case ErrorCode::kOutOfMemory: return "out_of_memory";
-    case ErrorCode::kTampered: return "tampered";
-    case ErrorCode::kInterrupted: return "interrupted";
-    case ErrorCode::kProtocol: return "protocol";
-    case ErrorCode::kDiverged: return "diverged";
-    case ErrorCode::kIo: return "io";
+    case ErrorCode::kInternal:
+      return "internal";
+    case ErrorCode::kUsage:
+      return "usage";
+    case ErrorCode::kNotFound:
+      return "not_found";
+    case ErrorCode::kBadModel:
+      return "bad_model";
+    case ErrorCode::kUnsupportedModel:
+      return "unsupported_model";
+    case ErrorCode::kBadData:
+      return "bad_data";
+    case ErrorCode::kNoWorker:
+      return "no_worker";
+    case ErrorCode::kOutOfMemory:
+      return "out_of_memory";
+    case ErrorCode::kTampered:
+      return "tampered";
+    case ErrorCode::kInterrupted:
+      return "interrupted";
+    case ErrorCode::kProtocol:
+      return "protocol";
+    case ErrorCode::kDiverged:
+      return "diverged";
+    case ErrorCode::kIo:
+      return "io";
   }
   return "internal";
 }

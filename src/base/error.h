@@ -33,8 +33,8 @@ std::string_view error_code_name(ErrorCode code);
 
 struct Error {
   ErrorCode code = ErrorCode::kInternal;
-  std::string what;       // what went wrong
-  std::string where;      // file, tensor, node, flag; may be empty, as may the following
+  std::string what;   // what went wrong
+  std::string where;  // file, tensor, node, flag; may be empty, as may the following
   std::string expected;
   std::string got;
   std::string next_step;  // what the user can do
@@ -81,16 +81,16 @@ class [[nodiscard]] Status {
 };
 
 // For programmer errors only, never for input. Stays on in release builds.
-#define TEMPO_ASSERT(condition)                                         \
-  do {                                                                  \
+#define TEMPO_ASSERT(condition)                                                  \
+  do {                                                                           \
     if (!(condition)) ::tempo::assertion_failed(#condition, __FILE__, __LINE__); \
   } while (false)
 
 [[noreturn]] void assertion_failed(const char* condition, const char* file, int line);
 
 // if (Status s = expr; !s.ok()) return s.error();
-#define TEMPO_RETURN_IF_ERROR(expr)                            \
-  do {                                                         \
+#define TEMPO_RETURN_IF_ERROR(expr)                                   \
+  do {                                                                \
     if (auto status_ = (expr); !status_.ok()) return status_.error(); \
   } while (false)
 

@@ -16,6 +16,8 @@ enum class PhiloxPurpose : std::uint32_t { kShuffle = 1, kAugment = 2, kDropout 
 std::array<std::uint32_t, 4> philox4x32(std::uint64_t seed, std::array<std::uint32_t, 4> counter);
 
 // Uniform in [0, 1) with 24 bits.
-inline float philox_unit(std::uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24F; }
+inline float philox_unit(std::uint32_t word) {
+  return static_cast<float>(word >> 8) * 0x1p-24F;
+}
 
 }  // namespace tempo

@@ -16,7 +16,9 @@ constexpr std::size_t kBufferBytes = std::size_t{64} << 10;
 
 SystemRandom::SystemRandom() : buffer_(kBufferBytes), used_(kBufferBytes) {}
 
-SystemRandom::~SystemRandom() { wipe(buffer_.data(), buffer_.size()); }
+SystemRandom::~SystemRandom() {
+  wipe(buffer_.data(), buffer_.size());
+}
 
 void SystemRandom::fill(std::span<std::byte> out) {
   while (!out.empty()) {

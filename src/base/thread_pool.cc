@@ -17,8 +17,8 @@ struct ThreadPool::Shared {
   const std::function<void(std::int64_t, std::int64_t)>* body = nullptr;
   std::int64_t count = 0;
   std::int64_t grain = 1;
-  std::int64_t next = 0;    // first item that nobody has taken
-  std::int64_t pending = 0; // chunks taken or waiting, not finished
+  std::int64_t next = 0;     // first item that nobody has taken
+  std::int64_t pending = 0;  // chunks taken or waiting, not finished
   bool stopping = false;
   std::vector<std::thread> threads;
 
@@ -62,7 +62,9 @@ ThreadPool::~ThreadPool() {
   for (auto& thread : shared_->threads) thread.join();
 }
 
-int ThreadPool::threads() const { return static_cast<int>(shared_->threads.size()) + 1; }
+int ThreadPool::threads() const {
+  return static_cast<int>(shared_->threads.size()) + 1;
+}
 
 void ThreadPool::parallel_for(std::int64_t count, std::int64_t grain,
                               const std::function<void(std::int64_t, std::int64_t)>& body) {

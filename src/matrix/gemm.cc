@@ -16,6 +16,8 @@ void gemm(Transpose trans_a, Transpose trans_b, std::int64_t rows, std::int64_t 
   TEMPO_ASSERT(status == dnnl_success);
 }
 
-void set_gemm_threads(int threads) { omp_set_num_threads(threads); }
+void set_gemm_threads(int threads) {
+  omp_set_num_threads(threads);
+}
 
 }  // namespace tempo

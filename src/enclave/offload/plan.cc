@@ -12,7 +12,9 @@ namespace {
 constexpr std::int64_t kMinTileRows = 64;
 constexpr std::int64_t kMinSliceFeatures = 16;  // tensor-parallel slices are not worth less
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // Cuts [0, total) into `parts` ranges whose sizes differ by at most one.
 std::vector<Slice> cut(std::int64_t total, std::int64_t parts) {
@@ -40,9 +42,11 @@ void cut_into_tiles(const PlanOptions& options, OpPlan& plan) {
   std::int64_t m_parts = parts_within(g.m(), g.n(), options.max_slot_bytes);
   if (tensor_parallel && g.m() >= workers * kMinSliceFeatures) m_parts = std::max(m_parts, workers);
   const std::int64_t width = std::max(g.n(), g.m());
-  std::int64_t p_parts = parts_within(g.p(), width, std::min(options.tile_bytes, options.max_slot_bytes));
-  p_parts = std::min(p_parts, std::max<std::int64_t>(ceil_div(g.p(), kMinTileRows),
-                                                     parts_within(g.p(), width, options.max_slot_bytes)));
+  std::int64_t p_parts =
+      parts_within(g.p(), width, std::min(options.tile_bytes, options.max_slot_bytes));
+  p_parts =
+      std::min(p_parts, std::max<std::int64_t>(ceil_div(g.p(), kMinTileRows),
+                                               parts_within(g.p(), width, options.max_slot_bytes)));
   if (!tensor_parallel && g.p() >= workers * kMinTileRows) p_parts = std::max(p_parts, workers);
   p_parts = std::max(p_parts, ceil_div(g.p(), options.max_gradient_inner));
 
@@ -69,7 +73,8 @@ void group_gradients(std::int64_t max_inner, OpPlan& plan) {
   for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
     const Tile& tile = plan.tiles[t];
     const std::pair<int, int> lane{tile.m_slice, tile.worker};
-    auto at = std::find_if(open.begin(), open.end(), [&](const auto& o) { return o.first == lane; });
+    auto at =
+        std::find_if(open.begin(), open.end(), [&](const auto& o) { return o.first == lane; });
     const std::int64_t rows = plan.p_slices[tile.p_slice].size();
     if (at == open.end() || group_inner(plan, plan.groups[at->second]) + rows > max_inner) {
       plan.groups.push_back({tile.m_slice, tile.worker, {}});
@@ -112,6 +117,7 @@ void count_traffic(StepMode mode, OpPlan& plan) {
   if (mode == StepMode::kTraining) {
     if (plan.op.needs_input_gradient) plan.products += static_cast<std::int64_t>(plan.tiles.size());
     for (const GradientGroup& group : plan.groups) {
+      if (!plan.op.needs_weight_gradient) break;
       from += static_cast<std::uint64_t>(plan.m_slices[group.m_slice].size() * g.n());
       ++plan.products;
     }
@@ -122,17 +128,18 @@ void count_traffic(StepMode mode, OpPlan& plan) {
 
 void estimate_costs(const PlanOptions& options, OpPlan& plan) {
   constexpr double kTypicalRounds = 4;
-  const double products = options.mode == StepMode::kInference ? 1
-                          : plan.op.needs_input_gradient       ? 3
-                                                               : 2;
+  const double products =
+      options.mode == StepMode::kInference
+          ? 1
+          : 1.0 + (plan.op.needs_input_gradient ? 1 : 0) + (plan.op.needs_weight_gradient ? 1 : 0);
   plan.local_cost_ms = products * 2.0 * static_cast<double>(plan.op.geometry.multiply_adds()) /
                        options.cost.local_flops_per_ns * 1e-6;
   const double per_round = kTypicalRounds * options.cost.round_ns;
-  plan.offloaded_cost_ms =
-      (static_cast<double>(plan.bytes_to_workers) / sizeof(float) * (options.cost.encode_ns + per_round) +
-       static_cast<double>(plan.bytes_from_workers) / sizeof(float) *
-           (options.cost.decode_ns + per_round)) *
-      1e-6;
+  plan.offloaded_cost_ms = (static_cast<double>(plan.bytes_to_workers) / sizeof(float) *
+                                (options.cost.encode_ns + per_round) +
+                            static_cast<double>(plan.bytes_from_workers) / sizeof(float) *
+                                (options.cost.decode_ns + per_round)) *
+                           1e-6;
 }
 
 void place(const PlanOptions& options, OpPlan& plan) {
@@ -154,8 +161,8 @@ Error unreachable_goal(const OpPlan& plan) {
           "the soundness goal cannot be reached",
           plan.op.name,
           "a tolerance below the size of the error to be caught",
-          std::to_string(plan.op.geometry.n()) + " inputs by " + std::to_string(plan.op.geometry.m()) +
-              " outputs a product",
+          std::to_string(plan.op.geometry.n()) + " inputs by " +
+              std::to_string(plan.op.geometry.m()) + " outputs a product",
           "raise --tamper-size or --soundness-t"};
 }
 
@@ -168,6 +175,7 @@ Status choose_rounds(const PlanOptions& options, const SoundnessGoal& goal, OpPl
     plan.rounds_input_gradient = rounds_needed({features, plan.op.geometry.n()}, goal);
     if (plan.rounds_input_gradient == 0) return unreachable_goal(plan);
   }
+  if (!plan.op.needs_weight_gradient) return {};
   std::int64_t inner = 1;
   for (const GradientGroup& group : plan.groups) inner = std::max(inner, group_inner(plan, group));
   plan.rounds_weight_gradient = rounds_needed({inner, plan.op.geometry.n()}, goal);
@@ -178,7 +186,7 @@ Status choose_rounds(const PlanOptions& options, const SoundnessGoal& goal, OpPl
 Status check_worker_memory(const PlanOptions& options, Plan& plan) {
   plan.resident_bytes.assign(options.workers.size(), 0);
   for (std::size_t w = 0; w < options.workers.size(); ++w) {
-    std::uint64_t kept = 0;      // W' and X' of all operators (training)
+    std::uint64_t kept = 0;       // W' and X' of all operators (training)
     std::uint64_t transient = 0;  // the largest operator's D' and dW'
     for (const OpPlan& op : plan.ops) {
       if (!op.offloaded) continue;
@@ -230,7 +238,7 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     entry.op = op;
     if (offloads(options.scheme)) {
       cut_into_tiles(options, entry);
-      if (options.mode == StepMode::kTraining && op.needs_weight_gradient) {
+      if (options.mode == StepMode::kTraining) {
         group_gradients(options.max_gradient_inner, entry);
       }
       count_traffic(options.mode, entry);
@@ -238,8 +246,12 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     estimate_costs(options, entry);
     place(options, entry);
     if (entry.offloaded && options.workers.empty()) {
-      return Error{ErrorCode::kNoWorker, "there is no worker to offload to", op.name,
-                   "at least one worker", "none", "give --workers, or --offload none"};
+      return Error{ErrorCode::kNoWorker,
+                   "there is no worker to offload to",
+                   op.name,
+                   "at least one worker",
+                   "none",
+                   "give --workers, or --offload none"};
     }
     plan.ops.push_back(std::move(entry));
   }

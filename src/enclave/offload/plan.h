@@ -20,9 +20,9 @@ namespace tempo {
 // Costs in nanoseconds on one core, for choosing between enclave and workers. Measured by
 // kernels_bench and local_bench; only their ratios matter.
 struct CostModel {
-  double encode_ns = 1.0;         // an element of an operand, checks included
-  double decode_ns = 1.0;         // an element of a result, checks included
-  double round_ns = 0.1;          // an element and round of checks
+  double encode_ns = 1.0;          // an element of an operand, checks included
+  double decode_ns = 1.0;          // an element of a result, checks included
+  double round_ns = 0.1;           // an element and round of checks
   double local_flops_per_ns = 50;  // dense products inside the enclave
 };
 
@@ -31,9 +31,9 @@ struct PlanOptions {
   OffloadPolicy policy = OffloadPolicy::kAuto;
   StepMode mode = StepMode::kTraining;
   std::vector<WorkerInfo> workers;
-  std::uint64_t max_slot_bytes = 0;   // of the ring
-  double products_factor = 1;         // steps in the job: scales the count of checked products
-  SoundnessGoal goal;                 // `checks` is filled in by the planner
+  std::uint64_t max_slot_bytes = 0;  // of the ring
+  double products_factor = 1;        // steps in the job: scales the count of checked products
+  SoundnessGoal goal;                // `checks` is filled in by the planner
   CostModel cost;
   std::uint64_t tile_bytes = std::uint64_t{4} << 20;  // aim for an encoded X' of this size
   std::int64_t max_gradient_inner = 8192;  // positions summed in one checked weight gradient
@@ -52,7 +52,8 @@ struct Slice {
   std::int64_t size() const { return end - begin; }
 };
 
-// Tiles of one worker and m-slice whose weight gradients the worker sums before one is returned.
+// Tiles of one worker and m-slice that go backward together: the worker sums their weight
+// gradients before one is returned.
 struct GradientGroup {
   int m_slice = 0;
   int worker = 0;
@@ -62,7 +63,7 @@ struct GradientGroup {
 struct OpPlan {
   LinearOp op;
   bool offloaded = false;
-  std::string reason;  // why it is where it is
+  std::string reason;           // why it is where it is
   std::vector<Slice> p_slices;  // of encoded positions
   std::vector<Slice> m_slices;  // of out-features, natural order
   std::vector<Tile> tiles;
@@ -72,9 +73,9 @@ struct OpPlan {
   int rounds_input_gradient = 0;
   std::uint64_t bytes_to_workers = 0;    // a step
   std::uint64_t bytes_from_workers = 0;  // a step
-  double offloaded_cost_ms = 0;  // enclave core-ms a step when offloaded (estimate)
-  double local_cost_ms = 0;      // enclave core-ms a step when kept (estimate)
-  std::int64_t products = 0;     // checked products a step
+  double offloaded_cost_ms = 0;          // enclave core-ms a step when offloaded (estimate)
+  double local_cost_ms = 0;              // enclave core-ms a step when kept (estimate)
+  std::int64_t products = 0;             // checked products a step
 };
 
 struct Plan {

@@ -23,7 +23,9 @@ Result<Scheme> parse_scheme(std::string_view name);
 std::string_view scheme_name(Scheme scheme);
 // One line for users: what it protects and what not.
 std::string_view scheme_statement(Scheme scheme);
-inline bool offloads(Scheme scheme) { return scheme != Scheme::kLocal; }
+inline bool offloads(Scheme scheme) {
+  return scheme != Scheme::kLocal;
+}
 
 // Keys of one linear operator for one step: n for all its tiles, m for every slice of
 // out-features, p over all positions (its tiles are ranges of encoded positions).

@@ -1,0 +1,155 @@
+// File: enclave/offload/fake_link.h
+// Test only: a WorkerLink whose workers live in this process and compute with gemm(). Can lose
+// workers, cheat, starve for memory and record what a worker would see.
+#pragma once
+
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "enclave/offload/worker_link.h"
+#include "matrix/gemm.h"
+
+namespace tempo {
+
+class FakeLink final : public WorkerLink {
+ public:
+  struct Received {
+    Task task;
+    std::vector<float> payload;
+  };
+
+  FakeLink(int workers, std::uint64_t shared_bytes, std::uint64_t worker_memory = 1ULL << 32)
+      : free_bytes_(shared_bytes), max_slot_bytes_(shared_bytes / 4) {
+    workers_.resize(workers);
+    stores_.resize(workers);
+    for (WorkerInfo& info : workers_) {
+      info.memory_limit_bytes = worker_memory;
+      std::strncpy(info.device, "fake", sizeof(info.device) - 1);
+    }
+    lost_.assign(workers, false);
+  }
+
+  // Called for every product before it is returned; may change it.
+  std::function<void(const Task&, std::vector<float>&)> after_multiply;
+  // Called before every task; returning true loses the worker.
+  std::function<bool(const Task&)> loses_worker;
+  bool record = false;
+  std::vector<Received> received;
+  std::size_t resident(int worker) const { return stores_[worker].size(); }
+  std::size_t slots_in_use() const { return slots_.size(); }
+
+  const std::vector<WorkerInfo>& workers() const override { return workers_; }
+  std::uint64_t max_slot_bytes() const override { return max_slot_bytes_; }
+
+  std::optional<Slot> reserve(std::uint64_t bytes) override {
+    const std::uint64_t rounded = (bytes + 63) / 64 * 64;
+    if (rounded > free_bytes_) return std::nullopt;
+    free_bytes_ -= rounded;
+    const std::uint32_t number = next_slot_++;
+    auto& memory = slots_[number];
+    memory = AlignedBytes(rounded);
+    return Slot{number, bytes, memory.data()};
+  }
+
+  void release(const Slot& slot) override {
+    const auto at = slots_.find(slot.first_slab);
+    free_bytes_ += at->second.size();
+    slots_.erase(at);
+  }
+
+  Result<std::optional<std::uint64_t>> submit(Task task, const Slot* payload,
+                                              const Slot* reply) override {
+    if (broken) return Error{ErrorCode::kProtocol, "broken", {}, {}, {}, {}};
+    if (queue_.size() >= 16) return std::optional<std::uint64_t>{};
+    task.request = next_request_++;
+    queue_.push_back(run(task, payload, reply));
+    if (payload != nullptr) release(*payload);
+    return std::optional<std::uint64_t>{task.request};
+  }
+
+  Result<std::optional<Completion>> poll(int) override {
+    if (broken) return Error{ErrorCode::kProtocol, "broken", {}, {}, {}, {}};
+    if (queue_.empty()) return std::optional<Completion>{};
+    const Completion completion = queue_.front();
+    queue_.pop_front();
+    return std::optional<Completion>{completion};
+  }
+
+  bool broken = false;
+
+ private:
+  class AlignedBytes {
+   public:
+    AlignedBytes() = default;
+    explicit AlignedBytes(std::uint64_t size)
+        : data_(static_cast<std::byte*>(std::aligned_alloc(64, size)), std::free), size_(size) {}
+    std::byte* data() const { return data_.get(); }
+    std::uint64_t size() const { return size_; }
+
+   private:
+    std::shared_ptr<std::byte> data_;
+    std::uint64_t size_ = 0;
+  };
+  struct Stored {
+    std::uint32_t rows, cols;
+    std::vector<float> values;
+  };
+
+  Completion run(const Task& task, const Slot* payload, const Slot* reply) {
+    Completion done{task.request, TaskStatus::kOk, 1, 0, 0};
+    if (loses_worker && !lost_[task.worker] && loses_worker(task)) lost_[task.worker] = true;
+    if (lost_[task.worker]) {
+      done.status = TaskStatus::kWorkerLost;
+      return done;
+    }
+    auto& store = stores_[task.worker];
+    if (task.verb == Verb::kPut) {
+      Stored stored{task.rows, task.cols, std::vector<float>(std::size_t{task.rows} * task.cols)};
+      std::memcpy(stored.values.data(), payload->data, task.payload_bytes());
+      if (record) received.push_back({task, stored.values});
+      store[task.result] = std::move(stored);
+    } else if (task.verb == Verb::kDrop) {
+      store.erase(store.lower_bound(task.a), store.upper_bound(task.b));
+    } else {
+      const auto a = store.find(task.a);
+      const auto b = store.find(task.b);
+      if (a == store.end() || b == store.end()) {
+        done.status = TaskStatus::kUnknownId;
+        return done;
+      }
+      const bool ta = (task.flags & kTransposeA) != 0;
+      const bool tb = (task.flags & kTransposeB) != 0;
+      const std::uint32_t inner = ta ? a->second.rows : a->second.cols;
+      std::vector<float> out(std::size_t{task.rows} * task.cols);
+      if ((task.flags & kAccumulate) != 0) out = store.at(task.result).values;
+      gemm(Transpose{ta}, Transpose{tb}, task.rows, task.cols, inner, 1.0F, a->second.values.data(),
+           a->second.cols, b->second.values.data(), b->second.cols,
+           (task.flags & kAccumulate) != 0 ? 1.0F : 0.0F, out.data(), task.cols);
+      if (after_multiply) after_multiply(task, out);
+      if ((task.flags & kReturn) != 0) {
+        std::memcpy(reply->data, out.data(), task.reply_bytes());
+        done.bytes = task.reply_bytes();
+      }
+      if ((task.flags & kKeep) != 0) store[task.result] = {task.rows, task.cols, std::move(out)};
+    }
+    return done;
+  }
+
+  std::vector<WorkerInfo> workers_;
+  std::vector<std::map<std::uint64_t, Stored>> stores_;
+  std::vector<bool> lost_;
+  std::map<std::uint32_t, AlignedBytes> slots_;
+  std::deque<Completion> queue_;
+  std::uint64_t free_bytes_;
+  std::uint64_t max_slot_bytes_;
+  std::uint32_t next_slot_ = 0;
+  std::uint64_t next_request_ = 1;
+};
+
+}  // namespace tempo

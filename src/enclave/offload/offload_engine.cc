@@ -1,0 +1,704 @@
+#include "enclave/offload/offload_engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "base/buffer.h"
+
+namespace tempo {
+namespace {
+
+enum NoteKind : int { kPutNote, kOutputNote, kInputGradientNote, kWeightGradientNote };
+constexpr std::uint64_t kNotResident = 0;
+
+std::string status_text(const Completion& completion) {
+  switch (completion.status) {
+    case TaskStatus::kOk:
+      return "ok";
+    case TaskStatus::kWorkerLost:
+      return "connection lost";
+    case TaskStatus::kOutOfMemory:
+      return "out of memory";
+    case TaskStatus::kUnknownId:
+      return "claims that an operand is missing";
+    case TaskStatus::kBadTask:
+      return "refuses a task as malformed";
+  }
+  return "unknown status";
+}
+
+}  // namespace
+
+// One offloaded operator from its forward to its backward.
+struct OffloadEngine::OperatorStep {
+  OperatorKeys keys;
+  std::vector<TileRows> rows;                         // by p-slice
+  std::vector<std::vector<std::uint64_t>> weight_id;  // [m-slice][worker]
+  std::vector<std::vector<std::uint64_t>> input_id;   // [p-slice][worker]
+  std::vector<int> group_of_tile;
+  std::vector<ProductChecks> gradient_checks;  // by group: of dW
+  std::vector<InputProjections> projections;   // by tile
+  std::vector<bool> gradient_checks_used;      // by group: a verdict was given with them
+};
+
+// One forward or backward of one operator. Units: tiles (forward) or groups (backward).
+struct OffloadEngine::Call {
+  enum class Unit { kTodo, kIssued, kDone };
+  std::uint64_t number = 0;
+  bool is_backward = false;
+  const OpPlan* plan = nullptr;
+  OperatorStep* step = nullptr;
+  TileContext context;
+  const float* input = nullptr;
+  const float* weights = nullptr;
+  // forward
+  const float* bias = nullptr;
+  float* output = nullptr;
+  bool wants_moments = false;
+  std::vector<ProductChecks> forward_checks;  // by tile; operand side empty until issued
+  std::vector<ColumnMoments> moments;         // by tile
+  // backward
+  const float* d_output = nullptr;
+  float* d_weights = nullptr;
+  float* d_input = nullptr;
+  std::vector<ProductChecks> input_checks;                // by group
+  std::vector<ExpectedRows> weight_expected;              // by group
+  std::vector<std::vector<std::uint8_t>> weight_applied;  // by group
+  std::vector<bool> weight_done;                          // by group
+  std::vector<std::vector<std::uint8_t>> input_applied;   // by tile
+  std::vector<bool> input_done;                           // by tile
+  // both
+  std::vector<ExpectedRows> expected;  // by tile: of Z forward, of dX backward
+  std::vector<Unit> state;
+  std::vector<int> worker;
+  std::vector<std::uint32_t> generation;
+  std::optional<Error> fatal;
+
+  void resize_units(std::size_t units) {
+    state.assign(units, Unit::kTodo);
+    worker.assign(units, -1);
+    generation.assign(units, 0);
+  }
+  const Slice& slice_of(const Tile& tile) const { return plan->m_slices[tile.m_slice]; }
+};
+
+OffloadEngine::OffloadEngine(Plan plan, const EngineOptions& options,
+                             const EngineResources& resources)
+    : plan_(std::move(plan)),
+      options_(options),
+      res_(resources),
+      steps_(plan_.ops.size()),
+      tallies_(plan_.ops.size()) {}
+
+OffloadEngine::~OffloadEngine() = default;
+
+Status OffloadEngine::begin_step(StepMode mode) {
+  mode_ = mode;
+  res_.dispatcher->set_step(step_);
+  return res_.local->begin_step(mode);
+}
+
+Status OffloadEngine::end_step() {
+  ++step_;
+  for (auto& step : steps_) step.reset();
+  return res_.local->end_step();
+}
+
+Status OffloadEngine::forward(const LinearOp& op, const float* input, const float* weights,
+                              const float* bias, float* output, ColumnMoments* moments) {
+  const OpPlan& plan = plan_.ops[op.index];
+  if (!plan.offloaded) return res_.local->forward(op, input, weights, bias, output, moments);
+
+  const ConvGeometry& g = op.geometry;
+  const bool training = mode_ == StepMode::kTraining;
+  auto step = std::make_unique<OperatorStep>();
+  {
+    const TimeScope scope(*res_.ledger, TimeKind::kKeys);
+    std::vector<std::size_t> m_sizes;
+    for (const Slice& slice : plan.m_slices)
+      m_sizes.push_back(static_cast<std::size_t>(slice.size()));
+    step->keys =
+        draw_keys(options_.scheme, *res_.random, options_.coefficients,
+                  static_cast<std::size_t>(g.n()), static_cast<std::size_t>(g.p()), m_sizes);
+    step->rows = make_tile_rows(g, step->keys.p, plan.p_slices);
+  }
+  const auto workers = static_cast<std::size_t>(res_.dispatcher->worker_count());
+  step->weight_id.assign(plan.m_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
+  step->input_id.assign(plan.p_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
+  step->group_of_tile.assign(plan.tiles.size(), -1);
+  step->projections.resize(plan.tiles.size());
+
+  Call call;
+  call.number = ++call_count_;
+  call.plan = &plan;
+  call.step = step.get();
+  call.context = {&g, &step->keys.n, &step->keys.p, res_.pool, options_.goal.distribution};
+  call.input = input;
+  call.weights = weights;
+  call.bias = bias;
+  call.output = output;
+  call.wants_moments = moments != nullptr;
+  call.forward_checks.resize(plan.tiles.size());
+  call.moments.resize(plan.tiles.size());
+  call.expected.resize(plan.tiles.size());
+  call.resize_units(plan.tiles.size());
+  if (training && op.needs_weight_gradient) {
+    const TimeScope scope(*res_.ledger, TimeKind::kCheck);
+    for (std::size_t group = 0; group < plan.groups.size(); ++group) {
+      for (const int tile : plan.groups[group].tiles)
+        step->group_of_tile[tile] = static_cast<int>(group);
+      step->gradient_checks.push_back(
+          weight_gradient_checks(call.context, *res_.random, plan.rounds_weight_gradient));
+    }
+    step->gradient_checks_used.assign(plan.groups.size(), false);
+  }
+
+  const std::uint64_t first_id = res_.dispatcher->next_id();
+  TEMPO_RETURN_IF_ERROR(run(call));
+  if (moments != nullptr) {
+    // Slices of one range of positions have the same count: join them, then merge in order.
+    moments->reset(g.m());
+    ColumnMoments joined;
+    for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
+      const Slice& slice = call.slice_of(plan.tiles[t]);
+      if (plan.tiles[t].m_slice == 0) joined.reset(g.m());
+      joined.count = call.moments[t].count;
+      std::copy(call.moments[t].mean.begin(), call.moments[t].mean.end(),
+                joined.mean.begin() + slice.begin);
+      std::copy(call.moments[t].m2.begin(), call.moments[t].m2.end(),
+                joined.m2.begin() + slice.begin);
+      if (slice.end == g.m()) moments->merge(joined.count, joined.mean.data(), joined.m2.data());
+    }
+  }
+  if (training) {
+    steps_[op.index] = std::move(step);
+  } else {
+    const std::uint64_t last_id = res_.dispatcher->next_id();
+    for (int w = 0; w < static_cast<int>(workers); ++w) drop(w, first_id, last_id);
+  }
+  return {};
+}
+
+Status OffloadEngine::backward(const LinearOp& op, const float* input, const float* weights,
+                               const float* d_output, float* d_weights, float* d_input,
+                               bool accumulate_input) {
+  const OpPlan& plan = plan_.ops[op.index];
+  if (!plan.offloaded) {
+    return res_.local->backward(op, input, weights, d_output, d_weights, d_input, accumulate_input);
+  }
+  const ConvGeometry& g = op.geometry;
+  OperatorStep& step = *steps_[op.index];
+  if (d_input != nullptr && !accumulate_input) {
+    std::memset(d_input, 0, static_cast<std::size_t>(g.input_elements()) * sizeof(float));
+  }
+  if (d_weights != nullptr) {
+    std::memset(d_weights, 0, static_cast<std::size_t>(g.m() * g.n()) * sizeof(float));
+  }
+  Call call;
+  call.number = ++call_count_;
+  call.is_backward = true;
+  call.plan = &plan;
+  call.step = &step;
+  call.context = {&g, &step.keys.n, &step.keys.p, res_.pool, options_.goal.distribution};
+  call.input = input;
+  call.weights = weights;
+  call.d_output = d_output;
+  call.d_weights = d_weights;
+  call.d_input = d_input;
+  call.input_checks.resize(plan.groups.size());
+  call.weight_expected.resize(plan.groups.size());
+  call.weight_applied.resize(plan.groups.size());
+  for (std::size_t group = 0; group < plan.groups.size(); ++group) {
+    call.weight_applied[group].assign(plan.m_slices[plan.groups[group].m_slice].size(), 0);
+  }
+  call.weight_done.assign(plan.groups.size(), d_weights == nullptr);
+  call.input_applied.resize(plan.tiles.size());
+  for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
+    call.input_applied[t].assign(plan.p_slices[plan.tiles[t].p_slice].size(), 0);
+  }
+  call.input_done.assign(plan.tiles.size(), d_input == nullptr);
+  call.expected.resize(plan.tiles.size());
+  call.resize_units(plan.groups.size());
+
+  const Status status = run(call);
+  // Everything of this operator: W', X' and what backward added.
+  for (int w = 0; w < res_.dispatcher->worker_count(); ++w) {
+    for (const auto& ids : step.weight_id) {
+      if (ids[w] != kNotResident) drop(w, ids[w], ids[w]);
+    }
+    for (const auto& ids : step.input_id) {
+      if (ids[w] != kNotResident) drop(w, ids[w], ids[w]);
+    }
+  }
+  steps_[op.index].reset();
+  return status;
+}
+
+Status OffloadEngine::run(Call& call) {
+  call_ = &call;
+  notes_.clear();
+  while (!call.fatal) {
+    bool open = false;
+    for (int unit = 0; unit < static_cast<int>(call.state.size()) && !call.fatal; ++unit) {
+      if (call.state[unit] == Call::Unit::kDone) continue;
+      open = true;
+      if (call.state[unit] == Call::Unit::kIssued) continue;
+      const int planned =
+          call.is_backward ? call.plan->groups[unit].worker : call.plan->tiles[unit].worker;
+      const std::optional<int> worker = res_.dispatcher->alive(planned)
+                                            ? std::optional<int>(planned)
+                                            : res_.dispatcher->successor(planned);
+      call.state[unit] = Call::Unit::kIssued;
+      call.generation[unit] += 1;
+      bool issued = false;
+      if (worker) {
+        call.worker[unit] = *worker;
+        issued = call.is_backward ? issue_gradients(call, unit, *worker)
+                                  : issue_output(call, unit, *worker);
+      }
+      if (!issued && !call.fatal) {
+        call.generation[unit] += 1;  // whatever is still on its way no longer counts
+        const TimeScope scope(*res_.ledger, TimeKind::kLinearTee);
+        if (call.is_backward) {
+          compute_gradients_inside(call, unit);
+        } else {
+          compute_output_inside(call, unit);
+        }
+        call.state[unit] = Call::Unit::kDone;
+      }
+      res_.dispatcher->poll(false);
+    }
+    if (!open) break;
+    const bool waiting = std::none_of(call.state.begin(), call.state.end(),
+                                      [](Call::Unit s) { return s == Call::Unit::kTodo; }) &&
+                         std::any_of(call.state.begin(), call.state.end(),
+                                     [](Call::Unit s) { return s == Call::Unit::kIssued; });
+    if (waiting && !call.fatal) res_.dispatcher->poll(true);
+  }
+  call_ = nullptr;
+  if (call.fatal) return *call.fatal;
+  return {};
+}
+
+std::uint64_t OffloadEngine::note(const Call& call, int kind, int unit, int tile,
+                                  std::uint32_t generation) {
+  notes_.push_back({call.number, kind, unit, tile, generation});
+  return call.number << 32 | (notes_.size() - 1);
+}
+
+void OffloadEngine::drop(int worker, std::uint64_t first, std::uint64_t last) {
+  if (!res_.dispatcher->alive(worker)) return;
+  Task task;
+  task.verb = Verb::kDrop;
+  task.worker = static_cast<std::uint32_t>(worker);
+  task.a = first;
+  task.b = last;
+  res_.dispatcher->submit(task, std::nullopt, std::nullopt, nullptr, 0);
+}
+
+// ---- issuing -----------------------------------------------------------------------------------
+
+bool OffloadEngine::ensure_weights(Call& call, int m_slice, int worker) {
+  std::uint64_t& id = call.step->weight_id[m_slice][worker];
+  if (id != kNotResident) return true;
+  const Slice& slice = call.plan->m_slices[m_slice];
+  Task task;
+  task.verb = Verb::kPut;
+  task.worker = static_cast<std::uint32_t>(worker);
+  task.rows = static_cast<std::uint32_t>(slice.size());
+  task.cols = static_cast<std::uint32_t>(call.context.geometry->n());
+  const std::optional<Slot> slot = res_.dispatcher->reserve(task.payload_bytes());
+  if (!slot) return false;
+  {
+    const TimeScope scope(*res_.ledger, TimeKind::kEncode);
+    encode_weights(call.context, call.weights, slice, call.step->keys.m[m_slice], slot->data);
+  }
+  id = task.result = res_.dispatcher->next_id();
+  res_.dispatcher->submit(task, slot, std::nullopt, this, note(call, kPutNote, -1, -1, 0));
+  return true;
+}
+
+// Puts X' of the tile's positions where it is missing. Forward: also takes the tile's check sums.
+bool OffloadEngine::ensure_input(Call& call, int tile_index, int worker) {
+  const Tile& tile = call.plan->tiles[tile_index];
+  const TileRows& rows = call.step->rows[tile.p_slice];
+  std::uint64_t& id = call.step->input_id[tile.p_slice][worker];
+  const int group = call.step->group_of_tile[tile_index];
+  const bool projects = !call.is_backward && group >= 0;
+  const ProductChecks* forward = call.is_backward ? nullptr : &call.forward_checks[tile_index];
+  const ProductChecks* gradient = projects ? &call.step->gradient_checks[group] : nullptr;
+  InputProjections* projections = projects ? &call.step->projections[tile_index] : nullptr;
+  ExpectedRows* expected = call.is_backward ? nullptr : &call.expected[tile_index];
+
+  std::optional<Slot> slot;
+  Task task;
+  if (id == kNotResident) {
+    task.verb = Verb::kPut;
+    task.worker = static_cast<std::uint32_t>(worker);
+    task.rows = static_cast<std::uint32_t>(rows.size());
+    task.cols = static_cast<std::uint32_t>(call.context.geometry->n());
+    slot = res_.dispatcher->reserve(task.payload_bytes());
+    if (!slot) return false;
+  } else if (call.is_backward) {
+    return true;
+  }
+  {
+    const TimeScope scope(*res_.ledger, TimeKind::kEncode);
+    encode_input(call.context, call.input, rows, forward, expected, gradient, projections,
+                 slot ? slot->data : nullptr);
+  }
+  if (slot) {
+    id = task.result = res_.dispatcher->next_id();
+    res_.dispatcher->submit(task, slot, std::nullopt, this, note(call, kPutNote, -1, -1, 0));
+  }
+  return true;
+}
+
+bool OffloadEngine::issue_output(Call& call, int unit, int worker) {
+  const std::uint32_t generation = call.generation[unit];
+  const Tile& tile = call.plan->tiles[unit];
+  const Slice& slice = call.slice_of(tile);
+  OperatorStep& step = *call.step;
+  {
+    const TimeScope scope(*res_.ledger, TimeKind::kCheck);
+    // Tiles of one slice share their vectors as long as none of them has been re-issued.
+    const auto twin = std::find_if(call.plan->tiles.begin(), call.plan->tiles.begin() + unit,
+                                   [&](const Tile& t) { return t.m_slice == tile.m_slice; });
+    const auto twin_index = static_cast<int>(twin - call.plan->tiles.begin());
+    if (generation == 1 && twin_index != unit && call.generation[twin_index] == 1) {
+      call.forward_checks[unit] = call.forward_checks[twin_index];
+    } else {
+      call.forward_checks[unit] =
+          forward_checks(call.context, *res_.random, call.plan->rounds_forward, call.weights, slice,
+                         step.keys.m[tile.m_slice]);
+    }
+  }
+  if (!ensure_weights(call, tile.m_slice, worker)) return false;
+  if (call.generation[unit] != generation) return true;
+  if (!ensure_input(call, unit, worker)) return false;
+  if (call.generation[unit] != generation) return true;
+
+  Task task;
+  task.verb = Verb::kMultiply;
+  task.worker = static_cast<std::uint32_t>(worker);
+  task.a = step.input_id[tile.p_slice][worker];
+  task.b = step.weight_id[tile.m_slice][worker];
+  task.flags = kTransposeB | kReturn;
+  task.rows = static_cast<std::uint32_t>(step.rows[tile.p_slice].size());
+  task.cols = static_cast<std::uint32_t>(slice.size());
+  const std::optional<Slot> reply = res_.dispatcher->reserve(task.reply_bytes());
+  if (!reply) return false;
+  if (call.generation[unit] != generation) {
+    res_.dispatcher->release(*reply);
+    return true;
+  }
+  res_.dispatcher->submit(task, std::nullopt, reply, this,
+                          note(call, kOutputNote, unit, unit, generation));
+  return true;
+}
+
+// New vectors for dW when the old ones have served: the projections of X follow.
+void OffloadEngine::refresh_projections(Call& call, int unit) {
+  OperatorStep& step = *call.step;
+  const TimeScope scope(*res_.ledger, TimeKind::kCheck);
+  step.gradient_checks[unit] =
+      weight_gradient_checks(call.context, *res_.random, call.plan->rounds_weight_gradient);
+  step.gradient_checks_used[unit] = false;
+  for (const int tile : call.plan->groups[unit].tiles) {
+    encode_input(call.context, call.input, step.rows[call.plan->tiles[tile].p_slice], nullptr,
+                 nullptr, &step.gradient_checks[unit], &step.projections[tile], nullptr);
+  }
+}
+
+bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
+  const std::uint32_t generation = call.generation[unit];
+  const GradientGroup& group = call.plan->groups[unit];
+  const Slice& slice = call.plan->m_slices[group.m_slice];
+  const AxisKey& m_key = call.step->keys.m[group.m_slice];
+  OperatorStep& step = *call.step;
+  const bool wants_weights = !call.weight_done[unit];
+  const int weight_rounds = call.plan->rounds_weight_gradient;
+  const auto moved_on = [&] { return call.generation[unit] != generation; };
+
+  if (wants_weights) {
+    // Tiles whose forward product was done inside have no projections yet.
+    const bool incomplete = std::any_of(group.tiles.begin(), group.tiles.end(),
+                                        [&](int t) { return step.projections[t].norms.empty(); });
+    if (step.gradient_checks_used[unit] || incomplete) refresh_projections(call, unit);
+    step.gradient_checks_used[unit] = true;
+    call.weight_expected[unit].reset(static_cast<std::size_t>(slice.size()), weight_rounds);
+  }
+  if (call.d_input != nullptr) {
+    const TimeScope scope(*res_.ledger, TimeKind::kCheck);
+    call.input_checks[unit] = input_gradient_checks(
+        call.context, *res_.random, call.plan->rounds_input_gradient, call.weights, slice);
+  }
+  const std::uint64_t sum_id = res_.dispatcher->next_id();
+  for (std::size_t i = 0; i < group.tiles.size(); ++i) {
+    const int tile_index = group.tiles[i];
+    const Tile& tile = call.plan->tiles[tile_index];
+    const TileRows& rows = step.rows[tile.p_slice];
+    const bool wants_input = !call.input_done[tile_index];
+    if (!wants_weights && !wants_input) continue;
+    if (wants_input && !ensure_weights(call, tile.m_slice, worker)) return false;
+    if (moved_on()) return true;
+    if (wants_weights && !ensure_input(call, tile_index, worker)) return false;
+    if (moved_on()) return true;
+
+    Task put;
+    put.verb = Verb::kPut;
+    put.worker = static_cast<std::uint32_t>(worker);
+    put.rows = static_cast<std::uint32_t>(rows.size());
+    put.cols = static_cast<std::uint32_t>(slice.size());
+    const std::optional<Slot> slot = res_.dispatcher->reserve(put.payload_bytes());
+    if (!slot) return false;
+    if (moved_on()) {
+      res_.dispatcher->release(*slot);
+      return true;
+    }
+    {
+      const TimeScope scope(*res_.ledger, TimeKind::kEncode);
+      encode_gradient(call.context, call.d_output, rows, slice, m_key,
+                      wants_input ? &call.input_checks[unit] : nullptr, &call.expected[tile_index],
+                      wants_weights ? &step.projections[tile_index] : nullptr, weight_rounds,
+                      &call.weight_expected[unit], slot->data);
+    }
+    put.result = res_.dispatcher->next_id();
+    res_.dispatcher->submit(put, slot, std::nullopt, this, note(call, kPutNote, -1, -1, 0));
+
+    if (wants_input) {
+      Task task;
+      task.verb = Verb::kMultiply;
+      task.worker = static_cast<std::uint32_t>(worker);
+      task.a = put.result;
+      task.b = step.weight_id[tile.m_slice][worker];
+      task.flags = kReturn;
+      task.rows = put.rows;
+      task.cols = static_cast<std::uint32_t>(call.context.geometry->n());
+      const std::optional<Slot> reply = res_.dispatcher->reserve(task.reply_bytes());
+      if (!reply) return false;
+      if (moved_on()) {
+        res_.dispatcher->release(*reply);
+        return true;
+      }
+      res_.dispatcher->submit(task, std::nullopt, reply, this,
+                              note(call, kInputGradientNote, unit, tile_index, generation));
+    }
+    if (wants_weights) {
+      const bool last = i + 1 == group.tiles.size();
+      Task task;
+      task.verb = Verb::kMultiply;
+      task.worker = static_cast<std::uint32_t>(worker);
+      task.a = put.result;
+      task.b = step.input_id[tile.p_slice][worker];
+      task.result = sum_id;
+      task.flags = kTransposeA | (i > 0 ? kAccumulate : 0U) | (last ? kReturn : kKeep);
+      task.rows = static_cast<std::uint32_t>(slice.size());
+      task.cols = static_cast<std::uint32_t>(call.context.geometry->n());
+      std::optional<Slot> reply;
+      if (last) {
+        reply = res_.dispatcher->reserve(task.reply_bytes());
+        if (!reply) return false;
+        if (moved_on()) {
+          res_.dispatcher->release(*reply);
+          return true;
+        }
+      }
+      res_.dispatcher->submit(task, std::nullopt, reply, this,
+                              last ? note(call, kWeightGradientNote, unit, -1, generation)
+                                   : note(call, kPutNote, -1, -1, 0));
+    }
+    drop(worker, put.result, put.result);
+    if (moved_on()) return true;
+  }
+  drop(worker, sum_id, sum_id);
+  return true;
+}
+
+// ---- inside the enclave, when no worker is left ------------------------------------------------
+
+void OffloadEngine::compute_output_inside(Call& call, int unit) {
+  const Tile& tile = call.plan->tiles[unit];
+  compute_output(call.context, call.input, call.weights, call.step->rows[tile.p_slice],
+                 call.slice_of(tile), call.bias, call.output,
+                 call.wants_moments ? &call.moments[unit] : nullptr);
+}
+
+void OffloadEngine::compute_gradients_inside(Call& call, int unit) {
+  const GradientGroup& group = call.plan->groups[unit];
+  const Slice& slice = call.plan->m_slices[group.m_slice];
+  const auto n = static_cast<std::size_t>(call.context.geometry->n());
+  AlignedBuffer<float> sum(call.weight_done[unit] ? 0 : slice.size() * n);
+  for (const int tile_index : group.tiles) {
+    const TileRows& rows = call.step->rows[call.plan->tiles[tile_index].p_slice];
+    if (!call.input_done[tile_index]) {
+      compute_input_gradient(call.context, call.d_output, call.weights, rows, slice,
+                             call.input_applied[tile_index], call.d_input);
+      call.input_done[tile_index] = true;
+    }
+    if (!call.weight_done[unit]) {
+      compute_weight_gradient(call.context, call.input, call.d_output, rows, slice, sum.data());
+    }
+  }
+  if (call.weight_done[unit]) return;
+  for (std::int64_t a = 0; a < slice.size(); ++a) {
+    if (call.weight_applied[unit][a] != 0) continue;
+    float* to = call.d_weights + (slice.begin + a) * n;
+    for (std::size_t j = 0; j < n; ++j) to[j] += sum[a * n + j];
+  }
+  call.weight_done[unit] = true;
+}
+
+// ---- completions -------------------------------------------------------------------------------
+
+void OffloadEngine::on_completion(std::uint64_t tag, int worker, const Completion& completion,
+                                  const std::optional<Slot>& reply) {
+  const std::uint64_t number = tag >> 32;
+  const auto index = static_cast<std::size_t>(tag & 0xffffffffU);
+  if (call_ == nullptr || call_->number != number) {  // of an operator that is long done
+    if (reply) res_.dispatcher->release(*reply);
+    return;
+  }
+  Call& call = *call_;
+  const TaskNote task = notes_[index];
+  if (completion.status == TaskStatus::kOutOfMemory && !call.fatal) {
+    call.fatal = Error{ErrorCode::kOutOfMemory,
+                       "a worker ran out of memory for operands",
+                       "worker " + std::to_string(worker),
+                       "",
+                       std::to_string((completion.detail >> 20) + 1) + " MiB short",
+                       "use a smaller --batch, more workers, or a larger --worker-memory"};
+  }
+  if (completion.status != TaskStatus::kOk) {
+    if (reply) res_.dispatcher->release(*reply);
+    if (!call.fatal) fail_worker(call, worker, EngineEvent::Kind::kLost, status_text(completion));
+    return;
+  }
+  const bool current = task.unit >= 0 && call.generation[task.unit] == task.generation &&
+                       call.state[task.unit] == Call::Unit::kIssued && !call.fatal;
+  if (current) {
+    switch (task.kind) {
+      case kOutputNote:
+        finish_output(call, task.unit, *reply, worker);
+        break;
+      case kInputGradientNote:
+        finish_input_gradient(call, task.unit, task.tile, *reply, worker);
+        break;
+      case kWeightGradientNote:
+        finish_weight_gradient(call, task.unit, *reply, worker);
+        break;
+      default:
+        break;
+    }
+  }
+  if (reply) res_.dispatcher->release(*reply);
+}
+
+void OffloadEngine::fail_worker(Call& call, int worker, EngineEvent::Kind kind,
+                                const std::string& detail) {
+  res_.dispatcher->retire(worker, kind, call.plan->op.name, detail);
+  for (std::size_t unit = 0; unit < call.state.size(); ++unit) {
+    if (call.worker[unit] == worker && call.state[unit] == Call::Unit::kIssued) {
+      call.state[unit] = Call::Unit::kTodo;
+      call.generation[unit] += 1;
+    }
+  }
+}
+
+void OffloadEngine::verdict(Call& call, int unit, int worker, bool passed, const char* product) {
+  EngineStats& stats = *res_.stats;
+  stats.checks_done += 1;
+  if (passed) {
+    stats.workers[worker].products += 1;
+    return;
+  }
+  stats.checks_failed += 1;
+  stats.workers[worker].tampered += 1;
+  fail_worker(call, worker, EngineEvent::Kind::kTampered,
+              std::string("wrong result: ") + product + " product, part " + std::to_string(unit));
+  if (options_.on_tamper == TamperPolicy::kAbort) {
+    call.fatal = Error{
+        ErrorCode::kTampered,
+        "a worker returned a wrong result",
+        "worker " + std::to_string(worker) + ", operator " + call.plan->op.name + ", " + product,
+        "a product that passes its check",
+        "one that does not",
+        "do not use this worker; --on-tamper continue goes on without it"};
+  }
+}
+
+void OffloadEngine::finish_output(Call& call, int unit, const Slot& reply, int worker) {
+  const Tile& tile = call.plan->tiles[unit];
+  bool passed = false;
+  {
+    const TimeScope scope(*res_.ledger, TimeKind::kDecode);
+    passed = decode_output(call.context, reply.data, call.step->rows[tile.p_slice],
+                           call.slice_of(tile), call.step->keys.m[tile.m_slice],
+                           call.forward_checks[unit], call.expected[unit], call.bias, call.output,
+                           call.wants_moments ? &call.moments[unit] : nullptr,
+                           tallies_[call.plan->op.index].forward);
+  }
+  if (passed) call.state[unit] = Call::Unit::kDone;
+  verdict(call, unit, worker, passed, "forward");
+}
+
+void OffloadEngine::finish_input_gradient(Call& call, int unit, int tile_index, const Slot& reply,
+                                          int worker) {
+  const Tile& tile = call.plan->tiles[tile_index];
+  bool passed = false;
+  {
+    const TimeScope scope(*res_.ledger, TimeKind::kDecode);
+    passed = decode_input_gradient(call.context, reply.data, call.step->rows[tile.p_slice],
+                                   call.slice_of(tile), call.input_checks[unit],
+                                   call.expected[tile_index], call.input_applied[tile_index],
+                                   call.d_input, tallies_[call.plan->op.index].input_gradient);
+  }
+  if (passed) call.input_done[tile_index] = true;
+  const auto& tiles = call.plan->groups[unit].tiles;
+  if (passed && call.weight_done[unit] &&
+      std::all_of(tiles.begin(), tiles.end(), [&](int t) { return call.input_done[t]; })) {
+    call.state[unit] = Call::Unit::kDone;
+  }
+  verdict(call, unit, worker, passed, "input gradient");
+}
+
+void OffloadEngine::finish_weight_gradient(Call& call, int unit, const Slot& reply, int worker) {
+  const GradientGroup& group = call.plan->groups[unit];
+  std::int64_t inner = 0;
+  for (const int tile : group.tiles) {
+    inner += static_cast<std::int64_t>(call.step->rows[call.plan->tiles[tile].p_slice].size());
+  }
+  bool passed = false;
+  {
+    const TimeScope scope(*res_.ledger, TimeKind::kDecode);
+    passed =
+        decode_weight_gradient(call.context, reply.data, call.plan->m_slices[group.m_slice],
+                               call.step->keys.m[group.m_slice], call.step->gradient_checks[unit],
+                               call.weight_expected[unit], inner, call.weight_applied[unit],
+                               call.d_weights, tallies_[call.plan->op.index].weight_gradient);
+  }
+  if (passed) call.weight_done[unit] = true;
+  if (passed && std::all_of(group.tiles.begin(), group.tiles.end(),
+                            [&](int t) { return call.input_done[t]; })) {
+    call.state[unit] = Call::Unit::kDone;
+  }
+  verdict(call, unit, worker, passed, "weight gradient");
+}
+
+void OffloadEngine::report_soundness(std::vector<ProductSoundness>& out) const {
+  for (const OpPlan& op : plan_.ops) {
+    const ProductTallies& t = tallies_[op.op.index];
+    const auto append = [&](const char* product, int rounds, const ToleranceTally& tally) {
+      if (tally.checks == 0) return;
+      out.push_back({op.op.name, product, rounds, tally.tolerance_over_rms(), tally.checks});
+    };
+    append("forward", op.rounds_forward, t.forward);
+    append("weight gradient", op.rounds_weight_gradient, t.weight_gradient);
+    append("input gradient", op.rounds_input_gradient, t.input_gradient);
+  }
+}
+
+}  // namespace tempo

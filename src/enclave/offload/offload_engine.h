@@ -1,0 +1,107 @@
+// File: enclave/offload/offload_engine.h
+// The LinearEngine that sends products to untrusted workers. Runs exactly one Plan.
+//
+// Life of an operator in a training step: forward draws its keys, leaves W' and X' resident on the
+// workers and takes Z' back; backward sends D' only, takes one dW' a group and one dX' a tile.
+// A worker that is lost or returns a wrong result is retired for the rest of the job; its tiles are
+// encoded again under the same keys (hence byte for byte the same), checked with new vectors, and
+// go to the next worker, or are done in the enclave when there is none. A row of a result changes
+// enclave memory only after it passed its check, and once.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/random.h"
+#include "base/thread_pool.h"
+#include "enclave/nn/time_ledger.h"
+#include "enclave/offload/dispatcher.h"
+#include "enclave/offload/engine_stats.h"
+#include "enclave/offload/linear.h"
+#include "enclave/offload/plan.h"
+#include "enclave/offload/tile_passes.h"
+#include "enclave/schemes/scheme.h"
+
+namespace tempo {
+
+// What engines of one job share. All must outlive them.
+struct EngineResources {
+  Dispatcher* dispatcher = nullptr;
+  LinearEngine* local = nullptr;  // does what the plan keeps inside
+  RandomSource* random = nullptr;
+  ThreadPool* pool = nullptr;
+  TimeLedger* ledger = nullptr;
+  EngineStats* stats = nullptr;
+};
+
+struct EngineOptions {
+  Scheme scheme = Scheme::kTempo;
+  CoefficientSpace coefficients;
+  SoundnessGoal goal;
+  TamperPolicy on_tamper = TamperPolicy::kContinue;
+};
+
+class OffloadEngine final : public LinearEngine, private CompletionSink {
+ public:
+  OffloadEngine(Plan plan, const EngineOptions& options, const EngineResources& resources);
+  ~OffloadEngine() override;
+
+  Status begin_step(StepMode mode) override;
+  Status forward(const LinearOp& op, const float* input, const float* weights, const float* bias,
+                 float* output, ColumnMoments* moments) override;
+  Status backward(const LinearOp& op, const float* input, const float* weights,
+                  const float* d_output, float* d_weights, float* d_input,
+                  bool accumulate_input) override;
+  Status end_step() override;
+
+  const Plan& plan() const { return plan_; }
+  // Appends the measured soundness of every offloaded product of this plan.
+  void report_soundness(std::vector<ProductSoundness>& out) const;
+
+ private:
+  struct OperatorStep;
+  struct Call;
+
+  void on_completion(std::uint64_t tag, int worker, const Completion& completion,
+                     const std::optional<Slot>& reply) override;
+  void finish_output(Call& call, int unit, const Slot& reply, int worker);
+  void finish_input_gradient(Call& call, int unit, int tile, const Slot& reply, int worker);
+  void finish_weight_gradient(Call& call, int unit, const Slot& reply, int worker);
+  void verdict(Call& call, int unit, int worker, bool passed, const char* product);
+  void fail_worker(Call& call, int worker, EngineEvent::Kind kind, const std::string& detail);
+
+  Status run(Call& call);
+  // False when workers cannot be used (any more): do it inside.
+  bool issue_output(Call& call, int unit, int worker);
+  bool issue_gradients(Call& call, int unit, int worker);
+  void compute_output_inside(Call& call, int unit);
+  void compute_gradients_inside(Call& call, int unit);
+  bool ensure_weights(Call& call, int m_slice, int worker);
+  bool ensure_input(Call& call, int tile, int worker);
+  void refresh_projections(Call& call, int unit);
+
+  std::uint64_t note(const Call& call, int kind, int unit, int tile, std::uint32_t generation);
+  void drop(int worker, std::uint64_t first, std::uint64_t last);
+
+  Plan plan_;
+  const EngineOptions options_;
+  const EngineResources res_;
+  StepMode mode_ = StepMode::kTraining;
+  std::uint64_t step_ = 0;
+  std::vector<std::unique_ptr<OperatorStep>> steps_;
+  struct ProductTallies {
+    ToleranceTally forward, weight_gradient, input_gradient;
+  };
+  std::vector<ProductTallies> tallies_;  // by operator
+  Call* call_ = nullptr;                 // the call in progress
+  std::uint64_t call_count_ = 0;
+  struct TaskNote {
+    std::uint64_t call;
+    int kind, unit, tile;
+    std::uint32_t generation;
+  };
+  std::vector<TaskNote> notes_;  // of the call in progress; tag = call number << 32 | index
+};
+
+}  // namespace tempo

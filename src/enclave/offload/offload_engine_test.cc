@@ -1,0 +1,471 @@
+#include "enclave/offload/offload_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <set>
+#include <string>
+
+#include "enclave/offload/fake_link.h"
+#include "enclave/offload/local_engine.h"
+
+namespace tempo {
+namespace {
+
+constexpr std::uint64_t kSharedBytes = std::uint64_t{16} << 20;
+
+struct Case {
+  std::string name;
+  ConvGeometry geometry;
+};
+
+ConvGeometry conv(int batch, int hw, int in_c, int out_c, int kernel, int stride, int pad) {
+  ConvGeometry g;
+  g.batch = batch;
+  g.in_h = g.in_w = hw;
+  g.in_c = in_c;
+  g.out_c = out_c;
+  g.kernel_h = g.kernel_w = kernel;
+  g.stride_h = g.stride_w = stride;
+  g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = pad;
+  g.out_h = g.out_w = (hw + 2 * pad - kernel) / stride + 1;
+  return g;
+}
+
+ConvGeometry fully_connected(int batch, int in, int out) {
+  ConvGeometry g;
+  g.batch = batch;
+  g.in_c = in;
+  g.out_c = out;
+  return g;
+}
+
+// Everything that one operator reads and writes in one training step.
+struct Tensors {
+  std::vector<float> input, weights, bias, d_output;
+  std::vector<float> output, d_weights, d_input;
+  ColumnMoments moments;
+
+  explicit Tensors(const ConvGeometry& g, unsigned seed = 1)
+      : input(g.input_elements()),
+        weights(g.m() * g.n()),
+        bias(g.m()),
+        d_output(g.p() * g.m()),
+        output(g.p() * g.m()),
+        d_weights(g.m() * g.n()),
+        d_input(g.input_elements(), 0.25F) {
+    std::mt19937 rng(seed);
+    std::normal_distribution<float> normal;
+    for (auto& x : input) x = std::max(0.0F, normal(rng));  // as after a rectifier
+    for (auto& x : weights) x = normal(rng) / std::sqrt(static_cast<float>(g.n()));
+    for (auto& x : bias) x = normal(rng);
+    for (auto& x : d_output) x = normal(rng) * 1e-3F;
+  }
+};
+
+class Job {
+ public:
+  Job(const std::vector<ConvGeometry>& geometries, Scheme scheme, FakeLink& link,
+      TamperPolicy on_tamper = TamperPolicy::kContinue)
+      : pool_(2), local_(pool_, ledger_), dispatcher_(link, stats_, ledger_, 2000) {
+    PlanOptions options;
+    options.scheme = scheme;
+    options.policy = OffloadPolicy::kAll;
+    options.workers = link.workers();
+    options.max_slot_bytes = link.max_slot_bytes();
+    options.tile_bytes = 1 << 18;
+    options.goal.t = 1e-9;
+    options.max_gradient_inner = 512;
+    for (std::size_t i = 0; i < geometries.size(); ++i) {
+      LinearOp op;
+      op.index = static_cast<int>(i);
+      op.name = "operator" + std::to_string(i);
+      op.geometry = geometries[i];
+      ops_.push_back(op);
+    }
+    auto plan = make_plan(ops_, options);
+    EXPECT_TRUE(plan.ok()) << (plan.ok() ? "" : plan.error().one_line());
+    EngineOptions engine_options;
+    engine_options.scheme = scheme;
+    engine_options.goal = options.goal;
+    engine_options.on_tamper = on_tamper;
+    engine_ = std::make_unique<OffloadEngine>(
+        std::move(plan).value(), engine_options,
+        EngineResources{&dispatcher_, &local_, &random_, &pool_, &ledger_, &stats_});
+  }
+
+  Status step(std::vector<Tensors>& tensors, bool accumulate = false) {
+    TEMPO_RETURN_IF_ERROR(engine_->begin_step(StepMode::kTraining));
+    for (std::size_t i = 0; i < ops_.size(); ++i) {
+      Tensors& t = tensors[i];
+      TEMPO_RETURN_IF_ERROR(engine_->forward(ops_[i], t.input.data(), t.weights.data(),
+                                             t.bias.data(), t.output.data(), &t.moments));
+    }
+    for (std::size_t i = ops_.size(); i-- > 0;) {
+      Tensors& t = tensors[i];
+      TEMPO_RETURN_IF_ERROR(engine_->backward(ops_[i], t.input.data(), t.weights.data(),
+                                              t.d_output.data(), t.d_weights.data(),
+                                              t.d_input.data(), accumulate));
+    }
+    return engine_->end_step();
+  }
+
+  // The same step by the local engine.
+  void reference_step(std::vector<Tensors>& tensors, bool accumulate = false) {
+    ASSERT_TRUE(local_.begin_step(StepMode::kTraining).ok());
+    for (std::size_t i = 0; i < ops_.size(); ++i) {
+      Tensors& t = tensors[i];
+      ASSERT_TRUE(local_
+                      .forward(ops_[i], t.input.data(), t.weights.data(), t.bias.data(),
+                               t.output.data(), &t.moments)
+                      .ok());
+    }
+    for (std::size_t i = ops_.size(); i-- > 0;) {
+      Tensors& t = tensors[i];
+      ASSERT_TRUE(local_
+                      .backward(ops_[i], t.input.data(), t.weights.data(), t.d_output.data(),
+                                t.d_weights.data(), t.d_input.data(), accumulate)
+                      .ok());
+    }
+    ASSERT_TRUE(local_.end_step().ok());
+  }
+
+  EngineStats& stats() { return stats_; }
+  const OffloadEngine& engine() const { return *engine_; }
+  OffloadEngine& engine() { return *engine_; }
+  const std::vector<LinearOp>& ops() const { return ops_; }
+
+ private:
+  ThreadPool pool_;
+  TimeLedger ledger_;
+  EngineStats stats_;
+  SystemRandom random_;
+  LocalEngine local_;
+  Dispatcher dispatcher_;
+  std::vector<LinearOp> ops_;
+  std::unique_ptr<OffloadEngine> engine_;
+};
+
+double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
+  double error = 0;
+  double norm = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    error += (double{got[i]} - want[i]) * (double{got[i]} - want[i]);
+    norm += double{want[i]} * want[i];
+  }
+  return std::sqrt(error / std::max(norm, 1e-30));
+}
+
+// fp32 products of these lengths differ by a few 1e-7 between summation orders.
+constexpr double kTolerance = 2e-6;
+
+void expect_same(const Tensors& got, const Tensors& want, const std::string& name) {
+  EXPECT_LT(relative_error(got.output, want.output), kTolerance) << name << " output";
+  EXPECT_LT(relative_error(got.d_weights, want.d_weights), kTolerance) << name << " d_weights";
+  EXPECT_LT(relative_error(got.d_input, want.d_input), kTolerance) << name << " d_input";
+  ASSERT_EQ(got.moments.count, want.moments.count) << name;
+  for (std::size_t j = 0; j < want.moments.mean.size(); ++j) {
+    const double deviation =
+        std::sqrt(want.moments.m2[j] / static_cast<double>(want.moments.count));
+    EXPECT_NEAR(got.moments.mean[j], want.moments.mean[j], 1e-5 * deviation) << name;
+    EXPECT_NEAR(got.moments.m2[j], want.moments.m2[j], 1e-5 * want.moments.m2[j]) << name;
+  }
+}
+
+std::vector<ConvGeometry> all_geometries() {
+  ConvGeometry dilated = conv(2, 9, 4, 8, 3, 1, 2);
+  dilated.dilation_h = dilated.dilation_w = 2;
+  ConvGeometry lopsided = conv(3, 7, 5, 6, 3, 2, 1);
+  lopsided.pad_bottom = 0;
+  lopsided.pad_right = 2;
+  lopsided.out_h = (7 + 1 - 3) / 2 + 1;
+  lopsided.out_w = (7 + 3 - 3) / 2 + 1;
+  return {conv(4, 16, 8, 16, 3, 1, 1),
+          conv(4, 16, 16, 24, 3, 2, 1),
+          conv(5, 8, 13, 7, 1, 1, 0),
+          conv(3, 8, 16, 16, 1, 2, 0),
+          dilated,
+          lopsided,
+          fully_connected(32, 100, 70),
+          fully_connected(5, 33, 10),
+          fully_connected(1, 17, 64)};
+}
+
+class EveryScheme : public testing::TestWithParam<std::tuple<Scheme, int>> {};
+
+TEST_P(EveryScheme, GivesWhatTheLocalEngineGives) {
+  const auto [scheme, workers] = GetParam();
+  const auto geometries = all_geometries();
+  FakeLink link(workers, kSharedBytes);
+  Job job(geometries, scheme, link);
+  for (const bool accumulate : {false, true}) {
+    std::vector<Tensors> got(geometries.begin(), geometries.end());
+    std::vector<Tensors> want(geometries.begin(), geometries.end());
+    const Status status = job.step(got, accumulate);
+    ASSERT_TRUE(status.ok()) << status.error().one_line();
+    job.reference_step(want, accumulate);
+    for (std::size_t i = 0; i < geometries.size(); ++i) {
+      expect_same(got[i], want[i], job.ops()[i].name);
+    }
+  }
+  EXPECT_EQ(job.stats().checks_failed, 0U);
+  EXPECT_GT(job.stats().checks_done, 2 * 3 * geometries.size() - 1);
+  EXPECT_TRUE(job.stats().events.empty());
+  for (int w = 0; w < workers; ++w) EXPECT_EQ(link.resident(w), 0U) << "dropped after the step";
+  EXPECT_EQ(link.slots_in_use(), 0U);
+}
+
+TEST_P(EveryScheme, MovesTheBytesThatThePlanSays) {
+  const auto [scheme, workers] = GetParam();
+  const auto geometries = all_geometries();
+  FakeLink link(workers, kSharedBytes);
+  Job job(geometries, scheme, link);
+  std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+  ASSERT_TRUE(job.step(tensors).ok());
+  EXPECT_EQ(job.stats().bytes_to_workers, job.engine().plan().bytes_to_workers);
+  EXPECT_EQ(job.stats().bytes_from_workers, job.engine().plan().bytes_from_workers);
+  EXPECT_EQ(job.stats().checks_done, static_cast<std::uint64_t>(job.engine().plan().products));
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, EveryScheme,
+                         testing::Combine(testing::Values(Scheme::kPlain, Scheme::kTempo),
+                                          testing::Values(1, 2, 3)));
+
+TEST(OffloadEngine, InferenceLeavesNothingBehind) {
+  const std::vector<ConvGeometry> geometries{conv(4, 8, 8, 16, 3, 1, 1),
+                                             fully_connected(4, 64, 48)};
+  FakeLink link(2, kSharedBytes);
+  Job job(geometries, Scheme::kTempo, link);
+  std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+  ASSERT_TRUE(job.engine().begin_step(StepMode::kInference).ok());
+  for (std::size_t i = 0; i < geometries.size(); ++i) {
+    ASSERT_TRUE(job.engine()
+                    .forward(job.ops()[i], tensors[i].input.data(), tensors[i].weights.data(),
+                             nullptr, tensors[i].output.data(), nullptr)
+                    .ok());
+  }
+  ASSERT_TRUE(job.engine().end_step().ok());
+  EXPECT_EQ(link.resident(0) + link.resident(1), 0U);
+}
+
+// Whatever task a worker dies on, the step's results are those of an undisturbed one.
+TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
+  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1),
+                                             fully_connected(16, 60, 40)};
+  std::vector<Tensors> want(geometries.begin(), geometries.end());
+  int tasks = 0;
+  {
+    FakeLink link(2, kSharedBytes);
+    link.loses_worker = [&](const Task&) { return ++tasks == 0; };
+    Job job(geometries, Scheme::kTempo, link);
+    ASSERT_TRUE(job.step(want).ok());
+  }
+  ASSERT_GT(tasks, 20);
+  for (int fatal_task = 1; fatal_task <= tasks; ++fatal_task) {
+    FakeLink link(2, kSharedBytes);
+    int seen = 0;
+    link.loses_worker = [&](const Task&) { return ++seen == fatal_task; };
+    Job job(geometries, Scheme::kTempo, link);
+    std::vector<Tensors> got(geometries.begin(), geometries.end());
+    const Status status = job.step(got);
+    ASSERT_TRUE(status.ok()) << fatal_task << ": " << status.error().one_line();
+    for (std::size_t i = 0; i < geometries.size(); ++i) {
+      expect_same(got[i], want[i], "lost at task " + std::to_string(fatal_task));
+    }
+    EXPECT_EQ(job.stats().checks_failed, 0U);
+    EXPECT_EQ(link.slots_in_use(), 0U);
+  }
+}
+
+TEST(OffloadEngine, GoesOnAloneWithoutWorkers) {
+  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 2, 1),
+                                             fully_connected(16, 60, 40)};
+  for (const int last_task : {1, 2, 5, 9, 14}) {
+    FakeLink link(2, kSharedBytes);
+    int seen = 0;
+    link.loses_worker = [&](const Task&) { return ++seen >= last_task; };
+    Job job(geometries, Scheme::kTempo, link);
+    std::vector<Tensors> got(geometries.begin(), geometries.end());
+    std::vector<Tensors> want(geometries.begin(), geometries.end());
+    ASSERT_TRUE(job.step(got).ok());
+    job.reference_step(want);
+    for (std::size_t i = 0; i < geometries.size(); ++i) expect_same(got[i], want[i], "alone");
+    EXPECT_TRUE(job.stats().workers[0].lost);
+    EXPECT_TRUE(job.stats().workers[1].lost);
+  }
+}
+
+TEST(OffloadEngine, GoesOnAloneWithoutOffLoader) {
+  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
+  FakeLink link(2, kSharedBytes);
+  int seen = 0;
+  link.loses_worker = [&](const Task&) {
+    if (++seen == 4) link.broken = true;
+    return false;
+  };
+  Job job(geometries, Scheme::kTempo, link);
+  std::vector<Tensors> got(geometries.begin(), geometries.end());
+  std::vector<Tensors> want(geometries.begin(), geometries.end());
+  ASSERT_TRUE(job.step(got).ok());
+  job.reference_step(want);
+  expect_same(got[0], want[0], "alone");
+  ASSERT_EQ(job.stats().events.size(), 1U);
+  EXPECT_EQ(job.stats().events[0].worker, -1);
+}
+
+// One element of one product is off by 1 % of its column's rms; every product of a step in turn.
+TEST(OffloadEngine, CatchesACheatInEveryProduct) {
+  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1),
+                                             fully_connected(16, 60, 40)};
+  std::vector<Tensors> want(geometries.begin(), geometries.end());
+  int products = 0;
+  {
+    FakeLink link(3, kSharedBytes);
+    link.after_multiply = [&](const Task&, std::vector<float>&) { ++products; };
+    Job job(geometries, Scheme::kTempo, link);
+    ASSERT_TRUE(job.step(want).ok());
+  }
+  for (int cheated = 1; cheated <= products; ++cheated) {
+    FakeLink link(3, kSharedBytes);
+    int seen = 0;
+    std::uint32_t cheater = 0;
+    link.after_multiply = [&](const Task& task, std::vector<float>& out) {
+      if (++seen != cheated) return;
+      cheater = task.worker;
+      const std::uint32_t row = task.rows / 2;
+      const std::uint32_t column = task.cols / 3;
+      double squares = 0;
+      for (std::uint32_t c = 0; c < task.cols; ++c) {
+        squares += double{out[row * task.cols + c]} * out[row * task.cols + c];
+      }
+      out[row * task.cols + column] += static_cast<float>(0.3 * std::sqrt(squares / task.cols));
+    };
+    Job job(geometries, Scheme::kTempo, link);
+    std::vector<Tensors> got(geometries.begin(), geometries.end());
+    const Status status = job.step(got);
+    ASSERT_TRUE(status.ok()) << status.error().one_line();
+    EXPECT_EQ(job.stats().checks_failed, 1U) << "product " << cheated;
+    ASSERT_EQ(job.stats().events.size(), 1U);
+    EXPECT_EQ(job.stats().events[0].kind, EngineEvent::Kind::kTampered);
+    EXPECT_EQ(job.stats().events[0].worker, static_cast<int>(cheater));
+    EXPECT_FALSE(job.stats().events[0].operator_name.empty());
+    for (std::size_t i = 0; i < geometries.size(); ++i) {
+      expect_same(got[i], want[i], "cheated in product " + std::to_string(cheated));
+    }
+  }
+}
+
+TEST(OffloadEngine, RefusesNaN) {
+  const std::vector<ConvGeometry> geometries{conv(2, 8, 8, 16, 3, 1, 1)};
+  FakeLink link(2, kSharedBytes);
+  bool done = false;
+  link.after_multiply = [&](const Task&, std::vector<float>& out) {
+    if (!std::exchange(done, true)) out.back() = std::nanf("");
+  };
+  Job job(geometries, Scheme::kTempo, link);
+  std::vector<Tensors> got(geometries.begin(), geometries.end());
+  std::vector<Tensors> want(geometries.begin(), geometries.end());
+  ASSERT_TRUE(job.step(got).ok());
+  job.reference_step(want);
+  expect_same(got[0], want[0], "after NaN");
+  EXPECT_EQ(job.stats().checks_failed, 1U);
+}
+
+TEST(OffloadEngine, AbortsOnTamperWhenAsked) {
+  const std::vector<ConvGeometry> geometries{conv(2, 8, 8, 16, 3, 1, 1)};
+  FakeLink link(2, kSharedBytes);
+  link.after_multiply = [](const Task&, std::vector<float>& out) { out[0] += 1000.0F; };
+  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kAbort);
+  std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+  const Status status = job.step(tensors);
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.error().code, ErrorCode::kTampered);
+}
+
+// ---- what leaves the enclave -------------------------------------------------------------------
+
+std::set<float> values_of(const std::vector<float>& values) {
+  std::set<float> set;
+  for (const float v : values) {
+    if (v != 0) set.insert(std::fabs(v));
+  }
+  return set;
+}
+
+TEST(WhatLeaves, NoOperandOrBiasInClearUnderTempo) {
+  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1),
+                                             fully_connected(16, 60, 40)};
+  for (const Scheme scheme : {Scheme::kTempo, Scheme::kPlain}) {
+    FakeLink link(2, kSharedBytes);
+    link.record = true;
+    Job job(geometries, scheme, link);
+    std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+    ASSERT_TRUE(job.step(tensors).ok());
+    std::set<float> clear;
+    for (const Tensors& t : tensors) {
+      for (const auto* values : {&t.input, &t.weights, &t.bias, &t.d_output}) {
+        clear.merge(values_of(*values));
+      }
+    }
+    std::size_t hits = 0;
+    std::size_t sent = 0;
+    for (const FakeLink::Received& received : link.received) {
+      for (const float v : received.payload) {
+        if (v == 0) continue;
+        ++sent;
+        hits += clear.count(std::fabs(v));
+      }
+    }
+    ASSERT_GT(sent, 10000U);
+    if (scheme == Scheme::kPlain) {
+      EXPECT_EQ(hits, sent) << "the test sees what is in clear";
+    } else {
+      // A scaled value hits some other value's bits by chance, or when its two coefficients agree
+      // (1 in 1024).
+      EXPECT_LT(static_cast<double>(hits), 0.01 * static_cast<double>(sent));
+    }
+  }
+}
+
+double correlation(const std::vector<float>& a, const std::vector<float>& b) {
+  double ab = 0, aa = 0, bb = 0, ma = 0, mb = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    ma += a[i];
+    mb += b[i];
+  }
+  ma /= static_cast<double>(a.size());
+  mb /= static_cast<double>(b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    ab += (a[i] - ma) * (b[i] - mb);
+    aa += (a[i] - ma) * (a[i] - ma);
+    bb += (b[i] - mb) * (b[i] - mb);
+  }
+  return ab / std::sqrt(aa * bb);
+}
+
+TEST(WhatLeaves, EqualOperandsUnderFreshKeysAreUncorrelated) {
+  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
+  FakeLink link(1, kSharedBytes);
+  link.record = true;
+  Job job(geometries, Scheme::kTempo, link);
+  std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+  ASSERT_TRUE(job.step(tensors).ok());
+  const std::size_t per_step = link.received.size();
+  ASSERT_TRUE(job.step(tensors).ok());
+  ASSERT_EQ(link.received.size(), 2 * per_step);
+  for (std::size_t i = 0; i < per_step; ++i) {
+    const auto& first = link.received[i].payload;
+    const auto& second = link.received[per_step + i].payload;
+    ASSERT_EQ(first.size(), second.size());
+    EXPECT_NE(first, second);
+    // Rows and columns share scales, so that entries are not independent: allow for the number of
+    // rows and columns, not of entries.
+    const double independent = std::min(link.received[i].task.rows, link.received[i].task.cols);
+    EXPECT_LT(std::fabs(correlation(first, second)), 5 / std::sqrt(independent));
+  }
+}
+
+}  // namespace
+}  // namespace tempo

@@ -1,0 +1,143 @@
+#include "enclave/offload/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace tempo {
+namespace {
+
+LinearOp make_op(int index, ConvGeometry geometry) {
+  LinearOp op;
+  op.index = index;
+  op.name = "op" + std::to_string(index);
+  op.geometry = geometry;
+  return op;
+}
+
+ConvGeometry conv3x3(int batch, int hw, int in_c, int out_c) {
+  ConvGeometry g;
+  g.batch = batch;
+  g.in_h = g.in_w = g.out_h = g.out_w = hw;
+  g.in_c = in_c;
+  g.out_c = out_c;
+  g.kernel_h = g.kernel_w = 3;
+  g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = 1;
+  return g;
+}
+
+ConvGeometry dense(int batch, int in, int out) {
+  ConvGeometry g;
+  g.batch = batch;
+  g.in_c = in;
+  g.out_c = out;
+  return g;
+}
+
+PlanOptions options(int workers) {
+  PlanOptions o;
+  o.workers.resize(workers);
+  for (auto& w : o.workers) w.memory_limit_bytes = std::uint64_t{1} << 40;
+  o.max_slot_bytes = std::uint64_t{16} << 20;
+  return o;
+}
+
+TEST(Plan, CoversEveryPositionAndFeatureOnce) {
+  for (const int workers : {1, 2, 5}) {
+    PlanOptions o = options(workers);
+    o.policy = OffloadPolicy::kAll;
+    const auto plan =
+        make_plan({make_op(0, conv3x3(32, 16, 64, 64)), make_op(1, dense(128, 4096, 1000)),
+                   make_op(2, dense(1, 10, 3)), make_op(3, conv3x3(1, 3, 2, 2))},
+                  o);
+    ASSERT_TRUE(plan.ok()) << plan.error().one_line();
+    for (const OpPlan& op : plan->ops) {
+      std::int64_t area = 0;
+      for (const Tile& tile : op.tiles) {
+        area += op.p_slices[tile.p_slice].size() * op.m_slices[tile.m_slice].size();
+        EXPECT_LT(tile.worker, workers);
+      }
+      EXPECT_EQ(area, op.op.geometry.p() * op.op.geometry.m());
+      std::multiset<int> grouped;
+      for (const GradientGroup& group : op.groups) {
+        std::int64_t inner = 0;
+        for (const int tile : group.tiles) {
+          grouped.insert(tile);
+          EXPECT_EQ(op.tiles[tile].worker, group.worker);
+          EXPECT_EQ(op.tiles[tile].m_slice, group.m_slice);
+          inner += op.p_slices[op.tiles[tile].p_slice].size();
+        }
+        EXPECT_LE(inner, o.max_gradient_inner);
+      }
+      EXPECT_EQ(grouped.size(), op.tiles.size());
+      EXPECT_EQ(std::set<int>(grouped.begin(), grouped.end()).size(), op.tiles.size());
+    }
+  }
+}
+
+TEST(Plan, FitsEveryPayloadIntoASlot) {
+  PlanOptions o = options(2);
+  o.policy = OffloadPolicy::kAll;
+  o.max_slot_bytes = 1 << 20;
+  const auto plan =
+      make_plan({make_op(0, conv3x3(64, 32, 64, 128)), make_op(1, dense(512, 9216, 4096))}, o);
+  ASSERT_TRUE(plan.ok());
+  for (const OpPlan& op : plan->ops) {
+    const auto n = op.op.geometry.n();
+    for (const Tile& tile : op.tiles) {
+      const auto rows = op.p_slices[tile.p_slice].size();
+      const auto features = op.m_slices[tile.m_slice].size();
+      EXPECT_LE(static_cast<std::uint64_t>(rows * n * 4), o.max_slot_bytes);
+      EXPECT_LE(static_cast<std::uint64_t>(rows * features * 4), o.max_slot_bytes);
+      EXPECT_LE(static_cast<std::uint64_t>(features * n * 4), o.max_slot_bytes);
+    }
+  }
+}
+
+TEST(Plan, ConvolutionsAreDataParallelAndDenseLayersTensorParallel) {
+  PlanOptions o = options(2);
+  o.policy = OffloadPolicy::kAll;
+  const auto plan =
+      make_plan({make_op(0, conv3x3(32, 16, 64, 64)), make_op(1, dense(128, 512, 512))}, o);
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->ops[0].m_slices.size(), 1U);
+  EXPECT_GE(plan->ops[0].p_slices.size(), 2U);
+  EXPECT_EQ(plan->ops[1].m_slices.size(), 2U);
+  EXPECT_EQ(plan->ops[1].p_slices.size(), 1U);
+}
+
+TEST(Plan, AutoKeepsNarrowOperatorsInside) {
+  const auto plan =
+      make_plan({make_op(0, conv3x3(32, 32, 3, 16)), make_op(1, conv3x3(32, 16, 128, 128)),
+                 make_op(2, dense(32, 64, 10))},
+                options(2));
+  ASSERT_TRUE(plan.ok());
+  EXPECT_FALSE(plan->ops[0].offloaded);
+  EXPECT_TRUE(plan->ops[1].offloaded);
+  EXPECT_FALSE(plan->ops[2].offloaded);
+}
+
+TEST(Plan, RefusesWhatCannotBe) {
+  PlanOptions o = options(0);
+  o.policy = OffloadPolicy::kAll;
+  auto plan = make_plan({make_op(0, dense(8, 64, 64))}, o);
+  ASSERT_FALSE(plan.ok());
+  EXPECT_EQ(plan.error().code, ErrorCode::kNoWorker);
+
+  o = options(2);
+  o.policy = OffloadPolicy::kAll;
+  for (auto& w : o.workers) w.memory_limit_bytes = 1000;
+  plan = make_plan({make_op(0, dense(8, 64, 64))}, o);
+  ASSERT_FALSE(plan.ok());
+  EXPECT_EQ(plan.error().code, ErrorCode::kOutOfMemory);
+
+  o = options(2);
+  o.policy = OffloadPolicy::kAll;
+  o.goal.tamper_size = 1e-9;
+  plan = make_plan({make_op(0, dense(8, 64, 64))}, o);
+  ASSERT_FALSE(plan.ok());
+  EXPECT_EQ(plan.error().code, ErrorCode::kUsage);
+}
+
+}  // namespace
+}  // namespace tempo

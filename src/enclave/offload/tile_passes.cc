@@ -1,0 +1,605 @@
+#include "enclave/offload/tile_passes.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <mutex>
+
+#include "base/buffer.h"
+#include "enclave/obfuscation/kernels.h"
+#include "matrix/gemm.h"
+
+namespace tempo {
+namespace {
+
+constexpr std::size_t kMinChunkRows = 64;
+constexpr std::int64_t kFlushRows = 64;  // fp32 partial sums go to float64 this often
+constexpr std::int64_t kColumnGrain = 256;
+constexpr std::int64_t kBlockRows = 256;  // rows of a product done inside at a time
+
+// The pointers that a CheckRow wants, over rounds x columns values.
+class RoundPointers {
+ public:
+  void append(const std::vector<float>& values, int rounds, std::size_t columns) {
+    for (int k = 0; k < rounds; ++k) pointers_[count_++] = values.data() + k * columns;
+  }
+  CheckRow row(const float* square_weights) const {
+    return {count_, pointers_.data(), square_weights};
+  }
+
+ private:
+  std::array<const float*, 2 * kMaxRounds> pointers_{};
+  int count_ = 0;
+};
+
+std::vector<float> draw_vectors(RandomSource& random, CheckDistribution distribution, int rounds,
+                                std::size_t columns) {
+  std::vector<float> vectors(rounds * columns);
+  draw_check_vector(random, distribution, vectors);
+  return vectors;
+}
+
+// result[k][e] = natural[k][pi(e)] * factor(e)
+void fold_result_vectors(const std::vector<float>& natural, const AxisKey& key,
+                         const std::vector<float>& factor, ProductChecks& checks) {
+  const std::size_t columns = key.size();
+  checks.result.resize(checks.rounds * columns);
+  checks.result_squares.resize(columns);
+  for (int k = 0; k < checks.rounds; ++k) {
+    for (std::size_t e = 0; e < columns; ++e) {
+      checks.result[k * columns + e] = natural[k * columns + key.permutation[e]] * factor[e];
+    }
+  }
+  for (std::size_t e = 0; e < columns; ++e) checks.result_squares[e] = factor[e] * factor[e];
+}
+
+// In natural order: factor of the encoded index at which column j lies.
+std::vector<float> natural_factors(const AxisKey& key, const std::vector<float>& factor) {
+  std::vector<float> natural(key.size());
+  for (std::size_t j = 0; j < key.size(); ++j) natural[j] = factor[key.inverse[j]];
+  return natural;
+}
+
+float* row_of(std::byte* base, std::size_t row, std::size_t columns) {
+  return reinterpret_cast<float*>(base) + row * columns;
+}
+
+const std::byte* row_of(const std::byte* base, std::size_t row, std::size_t columns) {
+  return base + row * columns * sizeof(float);
+}
+
+// Verdict on one row whose encoded values lie in `row`; row_factor turns encoded into decoded.
+// Adds to the tally what the row says about tolerance and size.
+bool row_passes(const float* row, std::size_t columns, const CheckRow& check, double row_factor,
+                const double* expected, double operand_magnitude, std::int64_t inner,
+                ToleranceTally& tally) {
+  std::array<double, kMaxRounds> sums{};
+  double magnitude = 0;
+  check_row(row, columns, check, sums.data(), &magnitude);
+  magnitude *= row_factor * row_factor;
+  for (int k = 0; k < check.rounds; ++k) sums[k] = expected[k] - sums[k] * row_factor;
+  const double total = operand_magnitude + magnitude;
+  const bool passed =
+      accept_row({sums.data(), static_cast<std::size_t>(check.rounds)}, inner, total);
+  if (passed) {
+    const double tolerance = row_tolerance(inner, total);
+    tally.tolerance_squared += tolerance * tolerance;
+    tally.result_squared += magnitude;
+    tally.rows += 1;
+    tally.elements += columns;
+  }
+  return passed;
+}
+
+// Moments of rows, gathered with a shift, in float64 at the end.
+class MomentSums {
+ public:
+  MomentSums(std::size_t columns, const float* shift)
+      : shift_(shift), partial_(2 * columns), totals_(2 * columns), columns_(columns) {}
+
+  void add(const float* row) {
+    accumulate_moments(row, columns_, shift_, partial_.data(), partial_.data() + columns_);
+    if (++count_ % kFlushRows == 0) flush();
+  }
+
+  // Merges into `moments`, which has `columns` columns.
+  void merge_into(ColumnMoments& moments) {
+    if (count_ == 0) return;
+    flush();
+    std::vector<double> mean(columns_);
+    std::vector<double> m2(columns_);
+    const auto n = static_cast<double>(count_);
+    for (std::size_t j = 0; j < columns_; ++j) {
+      const double sum = totals_[j];
+      mean[j] = shift_[j] + sum / n;
+      m2[j] = std::max(0.0, totals_[columns_ + j] - sum * sum / n);
+    }
+    moments.merge(count_, mean.data(), m2.data());
+  }
+
+ private:
+  void flush() { flush_to_double(partial_.data(), partial_.size(), totals_.data()); }
+
+  const float* shift_;
+  std::vector<float> partial_;  // sums, then squares
+  std::vector<double> totals_;
+  std::size_t columns_;
+  std::int64_t count_ = 0;
+};
+
+}  // namespace
+
+void ExpectedRows::reset(std::size_t rows, int rounds) {
+  sums.assign(rows * rounds, 0.0);
+  magnitude.assign(rows, 0.0);
+}
+
+void ToleranceTally::add(const ToleranceTally& other) {
+  tolerance_squared += other.tolerance_squared;
+  result_squared += other.result_squared;
+  rows += other.rows;
+  elements += other.elements;
+  checks += other.checks;
+}
+
+double ToleranceTally::tolerance_over_rms() const {
+  if (rows == 0 || !(result_squared > 0)) return 0;
+  return std::sqrt(tolerance_squared / static_cast<double>(rows)) /
+         std::sqrt(result_squared / static_cast<double>(elements));
+}
+
+std::vector<TileRows> make_tile_rows(const ConvGeometry& geometry, const AxisKey& p_key,
+                                     const std::vector<Slice>& slices) {
+  std::vector<TileRows> tiles(slices.size());
+  std::vector<std::uint32_t> tile_of(p_key.size());  // by encoded index
+  for (std::size_t t = 0; t < slices.size(); ++t) {
+    tiles[t].first_encoded = static_cast<std::size_t>(slices[t].begin);
+    tiles[t].position.reserve(slices[t].size());
+    tiles[t].ring_row.reserve(slices[t].size());
+    tiles[t].chunks = {0};
+    for (std::int64_t e = slices[t].begin; e < slices[t].end; ++e) {
+      tile_of[e] = static_cast<std::uint32_t>(t);
+    }
+  }
+  const auto positions_per_image = static_cast<std::size_t>(geometry.out_h * geometry.out_w);
+  for (std::size_t position = 0; position < p_key.size(); ++position) {
+    if (position % positions_per_image == 0) {
+      for (TileRows& tile : tiles) {
+        if (tile.size() - tile.chunks.back() >= kMinChunkRows) tile.chunks.push_back(tile.size());
+      }
+    }
+    const std::uint32_t encoded = p_key.inverse[position];
+    TileRows& tile = tiles[tile_of[encoded]];
+    tile.position.push_back(static_cast<std::uint32_t>(position));
+    tile.ring_row.push_back(static_cast<std::uint32_t>(encoded - tile.first_encoded));
+  }
+  for (TileRows& tile : tiles) {
+    if (tile.chunks.back() != tile.size()) tile.chunks.push_back(tile.size());
+  }
+  return tiles;
+}
+
+ProductChecks forward_checks(const TileContext& context, RandomSource& random, int rounds,
+                             const float* weights, const Slice& slice, const AxisKey& m_key) {
+  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const auto features = static_cast<std::size_t>(slice.size());
+  ProductChecks checks;
+  checks.rounds = rounds;
+  const std::vector<float> s = draw_vectors(random, context.distribution, rounds, features);
+  fold_result_vectors(s, m_key, m_key.reciprocal, checks);
+
+  // u_k = W^T s_k and the column sums of squares of W, by ranges of columns.
+  checks.operand.resize(rounds * n);
+  checks.operand_squares.resize(n);
+  context.pool->parallel_for(
+      static_cast<std::int64_t>(n), kColumnGrain, [&](std::int64_t begin, std::int64_t end) {
+        const auto width = static_cast<std::size_t>(end - begin);
+        std::vector<float> partial((rounds + 1) * width);
+        std::vector<double> totals((rounds + 1) * width);
+        std::array<float, kMaxRounds> row_weights{};
+        for (std::size_t a = 0; a < features; ++a) {
+          for (int k = 0; k < rounds; ++k) row_weights[k] = s[k * features + a];
+          accumulate_columns(weights + (slice.begin + a) * n + begin, width, rounds,
+                             row_weights.data(), 1.0F, partial.data(),
+                             partial.data() + rounds * width);
+          if ((a + 1) % kFlushRows == 0)
+            flush_to_double(partial.data(), partial.size(), totals.data());
+        }
+        flush_to_double(partial.data(), partial.size(), totals.data());
+        for (int k = 0; k < rounds; ++k) {
+          for (std::size_t j = 0; j < width; ++j) {
+            checks.operand[k * n + begin + j] = static_cast<float>(totals[k * width + j]);
+          }
+        }
+        for (std::size_t j = 0; j < width; ++j) {
+          checks.operand_squares[begin + j] = static_cast<float>(totals[rounds * width + j]);
+        }
+      });
+  return checks;
+}
+
+ProductChecks input_gradient_checks(const TileContext& context, RandomSource& random, int rounds,
+                                    const float* weights, const Slice& slice) {
+  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const auto features = static_cast<std::size_t>(slice.size());
+  ProductChecks checks;
+  checks.rounds = rounds;
+  const std::vector<float> s = draw_vectors(random, context.distribution, rounds, n);
+  fold_result_vectors(s, *context.n_key, context.n_key->coefficient, checks);
+
+  // w_k = W s_k and the row norms of W.
+  checks.operand.resize(rounds * features);
+  checks.operand_squares.resize(features);
+  RoundPointers pointers;
+  pointers.append(s, rounds, n);
+  context.pool->parallel_for(static_cast<std::int64_t>(features), 16,
+                             [&](std::int64_t begin, std::int64_t end) {
+                               std::array<double, kMaxRounds> sums{};
+                               for (std::int64_t a = begin; a < end; ++a) {
+                                 double magnitude = 0;
+                                 check_row(weights + (slice.begin + a) * n, n,
+                                           pointers.row(nullptr), sums.data(), &magnitude);
+                                 for (int k = 0; k < rounds; ++k) {
+                                   checks.operand[k * features + a] = static_cast<float>(sums[k]);
+                                 }
+                                 checks.operand_squares[a] = static_cast<float>(magnitude);
+                               }
+                             });
+  return checks;
+}
+
+ProductChecks weight_gradient_checks(const TileContext& context, RandomSource& random, int rounds) {
+  ProductChecks checks;
+  checks.rounds = rounds;
+  checks.operand = draw_vectors(random, context.distribution, rounds, context.n_key->size());
+  fold_result_vectors(checks.operand, *context.n_key, context.n_key->reciprocal, checks);
+  return checks;
+}
+
+void encode_weights(const TileContext& context, const float* weights, const Slice& slice,
+                    const AxisKey& m_key, std::byte* out) {
+  const auto n = static_cast<std::size_t>(context.geometry->n());
+  context.pool->parallel_for(slice.size(), 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t e = begin; e < end; ++e) {
+      encode_row(weights + (slice.begin + m_key.permutation[e]) * n, n,
+                 context.n_key->permutation.data(), context.n_key->reciprocal.data(),
+                 m_key.coefficient[e], CheckRow{}, row_of(out, e, n), nullptr, nullptr);
+    }
+  });
+}
+
+void encode_input(const TileContext& context, const float* input, const TileRows& rows,
+                  const ProductChecks* forward, ExpectedRows* expected,
+                  const ProductChecks* gradient, InputProjections* projections, std::byte* out) {
+  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const int forward_rounds = forward != nullptr ? forward->rounds : 0;
+  const int gradient_rounds = gradient != nullptr ? gradient->rounds : 0;
+  RoundPointers pointers;
+  if (forward != nullptr) {
+    pointers.append(forward->operand, forward_rounds, n);
+    expected->reset(rows.size(), forward_rounds);
+  }
+  if (gradient != nullptr) {
+    pointers.append(gradient->operand, gradient_rounds, n);
+    projections->projections.resize(rows.size() * gradient_rounds);
+    projections->norms.resize(rows.size());
+  }
+  const CheckRow check =
+      pointers.row(forward != nullptr ? forward->operand_squares.data() : nullptr);
+  const Im2colRows im2col{context.geometry};
+  context.pool->parallel_for(
+      static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
+        AlignedBuffer<float> scratch(n);
+        std::array<double, 2 * kMaxRounds> sums{};
+        for (std::size_t r = rows.chunks[first]; r < rows.chunks[last]; ++r) {
+          const float* row = im2col.gather(input, rows.position[r], scratch.data());
+          double magnitude = 0;
+          if (out != nullptr) {
+            encode_row(row, n, context.n_key->permutation.data(), context.n_key->coefficient.data(),
+                       context.p_key->reciprocal[rows.first_encoded + rows.ring_row[r]], check,
+                       row_of(out, rows.ring_row[r], n), sums.data(), &magnitude);
+          } else {
+            check_row(row, n, check, sums.data(), &magnitude);
+          }
+          for (int k = 0; k < forward_rounds; ++k) expected->sums[r * forward_rounds + k] = sums[k];
+          if (forward != nullptr) expected->magnitude[r] = magnitude;
+          if (gradient == nullptr) continue;
+          for (int k = 0; k < gradient_rounds; ++k) {
+            projections->projections[r * gradient_rounds + k] =
+                static_cast<float>(sums[forward_rounds + k]);
+          }
+          if (forward != nullptr) check_row(row, n, CheckRow{}, nullptr, &magnitude);
+          projections->norms[r] = static_cast<float>(magnitude);
+        }
+      });
+}
+
+void encode_gradient(const TileContext& context, const float* d_output, const TileRows& rows,
+                     const Slice& slice, const AxisKey& m_key, const ProductChecks* input_gradient,
+                     ExpectedRows* input_expected, const InputProjections* projections, int rounds,
+                     ExpectedRows* weight_expected, std::byte* out) {
+  const auto m = static_cast<std::size_t>(context.geometry->m());
+  const auto features = static_cast<std::size_t>(slice.size());
+  RoundPointers pointers;
+  CheckRow check;
+  if (input_gradient != nullptr) {
+    pointers.append(input_gradient->operand, input_gradient->rounds, features);
+    check = pointers.row(input_gradient->operand_squares.data());
+    input_expected->reset(rows.size(), input_gradient->rounds);
+  }
+  const std::size_t totals_size = projections != nullptr ? (rounds + 1) * features : 0;
+  std::vector<std::vector<double>> chunk_totals(rows.chunk_count());
+  context.pool->parallel_for(
+      static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t c = first; c < last; ++c) {
+          std::array<double, kMaxRounds> sums{};
+          std::vector<float> partial(totals_size);
+          std::vector<double>& totals = chunk_totals[c];
+          totals.resize(totals_size);
+          for (std::size_t r = rows.chunks[c]; r < rows.chunks[c + 1]; ++r) {
+            const float* row = d_output + rows.position[r] * m + slice.begin;
+            double magnitude = 0;
+            encode_row(row, features, m_key.permutation.data(), m_key.reciprocal.data(),
+                       context.p_key->coefficient[rows.first_encoded + rows.ring_row[r]], check,
+                       row_of(out, rows.ring_row[r], features), sums.data(), &magnitude);
+            if (input_gradient != nullptr) {
+              for (int k = 0; k < check.rounds; ++k) {
+                input_expected->sums[r * check.rounds + k] = sums[k];
+              }
+              input_expected->magnitude[r] = magnitude;
+            }
+            if (projections == nullptr) continue;
+            accumulate_columns(row, features, rounds, projections->projections.data() + r * rounds,
+                               projections->norms[r], partial.data(),
+                               partial.data() + rounds * features);
+            if ((r + 1 - rows.chunks[c]) % kFlushRows == 0) {
+              flush_to_double(partial.data(), partial.size(), totals.data());
+            }
+          }
+          if (projections != nullptr) {
+            flush_to_double(partial.data(), partial.size(), totals.data());
+          }
+        }
+      });
+  if (projections == nullptr) return;
+  for (const std::vector<double>& totals : chunk_totals) {
+    for (std::size_t a = 0; a < features; ++a) {
+      for (int k = 0; k < rounds; ++k) {
+        weight_expected->sums[a * rounds + k] += totals[k * features + a];
+      }
+      weight_expected->magnitude[a] += totals[rounds * features + a];
+    }
+  }
+}
+
+bool decode_output(const TileContext& context, const std::byte* reply, const TileRows& rows,
+                   const Slice& slice, const AxisKey& m_key, const ProductChecks& checks,
+                   const ExpectedRows& expected, const float* bias, float* output,
+                   ColumnMoments* moments, ToleranceTally& tally) {
+  const auto m = static_cast<std::size_t>(context.geometry->m());
+  const auto features = static_cast<std::size_t>(slice.size());
+  const std::vector<float> scale = natural_factors(m_key, m_key.reciprocal);
+  RoundPointers pointers;
+  pointers.append(checks.result, checks.rounds, features);
+  const CheckRow check = pointers.row(checks.result_squares.data());
+  const float* slice_bias = bias != nullptr ? bias + slice.begin : nullptr;
+  std::vector<ColumnMoments> chunk_moments(moments != nullptr ? rows.chunk_count() : 0);
+  std::vector<ToleranceTally> chunk_tallies(rows.chunk_count());
+  std::atomic<bool> passed = true;
+  context.pool->parallel_for(
+      static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
+        AlignedBuffer<float> row(features);
+        for (std::int64_t c = first; c < last; ++c) {
+          std::optional<MomentSums> sums;
+          std::vector<float> shift;
+          for (std::size_t r = rows.chunks[c]; r < rows.chunks[c + 1]; ++r) {
+            copy_in(row_of(reply, rows.ring_row[r], features), features, row.data());
+            const float factor = context.p_key->coefficient[rows.first_encoded + rows.ring_row[r]];
+            if (!row_passes(row.data(), features, check, factor,
+                            expected.sums.data() + r * checks.rounds, expected.magnitude[r],
+                            context.geometry->n(), chunk_tallies[c])) {
+              passed = false;
+              continue;
+            }
+            float* out = output + rows.position[r] * m + slice.begin;
+            decode_row(row.data(), features, m_key.inverse.data(), scale.data(), factor, slice_bias,
+                       false, out);
+            if (moments == nullptr) continue;
+            if (!sums) {  // the first row is as good a shift as any
+              shift.assign(out, out + features);
+              sums.emplace(features, shift.data());
+            }
+            sums->add(out);
+          }
+          if (moments != nullptr) {
+            chunk_moments[c].reset(static_cast<std::int64_t>(features));
+            if (sums) sums->merge_into(chunk_moments[c]);
+          }
+        }
+      });
+  for (const ToleranceTally& chunk : chunk_tallies) tally.add(chunk);
+  tally.checks += 1;
+  if (moments != nullptr) {
+    moments->reset(static_cast<std::int64_t>(features));
+    for (const ColumnMoments& chunk : chunk_moments) {
+      moments->merge(chunk.count, chunk.mean.data(), chunk.m2.data());
+    }
+  }
+  return passed;
+}
+
+bool decode_input_gradient(const TileContext& context, const std::byte* reply, const TileRows& rows,
+                           const Slice& slice, const ProductChecks& checks,
+                           const ExpectedRows& expected, std::vector<std::uint8_t>& applied,
+                           float* d_input, ToleranceTally& tally) {
+  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const AxisKey& key = *context.n_key;
+  const std::vector<float> scale = natural_factors(key, key.coefficient);
+  RoundPointers pointers;
+  pointers.append(checks.result, checks.rounds, n);
+  const CheckRow check = pointers.row(checks.result_squares.data());
+  const Im2colRows im2col{context.geometry};
+  const bool direct = context.geometry->is_direct();
+  std::vector<ToleranceTally> chunk_tallies(rows.chunk_count());
+  std::atomic<bool> passed = true;
+  context.pool->parallel_for(
+      static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
+        AlignedBuffer<float> row(n);
+        AlignedBuffer<float> natural(direct ? 0 : n);
+        for (std::int64_t c = first; c < last; ++c) {
+          for (std::size_t r = rows.chunks[c]; r < rows.chunks[c + 1]; ++r) {
+            if (applied[r] != 0) continue;
+            copy_in(row_of(reply, rows.ring_row[r], n), n, row.data());
+            const float factor = context.p_key->reciprocal[rows.first_encoded + rows.ring_row[r]];
+            if (!row_passes(row.data(), n, check, factor, expected.sums.data() + r * checks.rounds,
+                            expected.magnitude[r], slice.size(), chunk_tallies[c])) {
+              passed = false;
+              continue;
+            }
+            if (direct) {
+              decode_row(row.data(), n, key.inverse.data(), scale.data(), factor, nullptr, true,
+                         d_input + rows.position[r] * n);
+            } else {
+              decode_row(row.data(), n, key.inverse.data(), scale.data(), factor, nullptr, false,
+                         natural.data());
+              im2col.scatter_add(natural.data(), rows.position[r], d_input);
+            }
+            applied[r] = 1;
+          }
+        }
+      });
+  for (const ToleranceTally& chunk : chunk_tallies) tally.add(chunk);
+  tally.checks += 1;
+  return passed;
+}
+
+bool decode_weight_gradient(const TileContext& context, const std::byte* reply, const Slice& slice,
+                            const AxisKey& m_key, const ProductChecks& checks,
+                            const ExpectedRows& expected, std::int64_t inner,
+                            std::vector<std::uint8_t>& applied, float* d_weights,
+                            ToleranceTally& tally) {
+  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const AxisKey& key = *context.n_key;
+  const std::vector<float> scale = natural_factors(key, key.reciprocal);
+  RoundPointers pointers;
+  pointers.append(checks.result, checks.rounds, n);
+  const CheckRow check = pointers.row(checks.result_squares.data());
+  std::mutex tally_mutex;
+  std::atomic<bool> passed = true;
+  context.pool->parallel_for(slice.size(), 8, [&](std::int64_t begin, std::int64_t end) {
+    AlignedBuffer<float> row(n);
+    ToleranceTally chunk_tally;
+    for (std::int64_t e = begin; e < end; ++e) {
+      const std::uint32_t a = m_key.permutation[e];
+      if (applied[a] != 0) continue;
+      copy_in(row_of(reply, e, n), n, row.data());
+      const float factor = m_key.coefficient[e];
+      if (!row_passes(row.data(), n, check, factor, expected.sums.data() + a * checks.rounds,
+                      expected.magnitude[a], inner, chunk_tally)) {
+        passed = false;
+        continue;
+      }
+      decode_row(row.data(), n, key.inverse.data(), scale.data(), factor, nullptr, true,
+                 d_weights + (slice.begin + a) * n);
+      applied[a] = 1;
+    }
+    const std::lock_guard lock(tally_mutex);
+    tally.add(chunk_tally);
+  });
+  tally.checks += 1;
+  return passed;
+}
+
+void compute_output(const TileContext& context, const float* input, const float* weights,
+                    const TileRows& rows, const Slice& slice, const float* bias, float* output,
+                    ColumnMoments* moments) {
+  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const auto m = static_cast<std::size_t>(context.geometry->m());
+  const auto features = static_cast<std::size_t>(slice.size());
+  const Im2colRows im2col{context.geometry};
+  AlignedBuffer<float> x(kBlockRows * n);
+  AlignedBuffer<float> z(kBlockRows * features);
+  std::optional<MomentSums> sums;
+  std::vector<float> shift;
+  for (std::size_t begin = 0; begin < rows.size(); begin += kBlockRows) {
+    const std::size_t count = std::min<std::size_t>(kBlockRows, rows.size() - begin);
+    for (std::size_t r = 0; r < count; ++r) {
+      float* to = x.data() + r * n;
+      const float* row = im2col.gather(input, rows.position[begin + r], to);
+      if (row != to) std::copy(row, row + n, to);
+    }
+    gemm(Transpose::kNo, Transpose::kYes, static_cast<std::int64_t>(count), slice.size(),
+         static_cast<std::int64_t>(n), 1.0F, x.data(), static_cast<std::int64_t>(n),
+         weights + slice.begin * n, static_cast<std::int64_t>(n), 0.0F, z.data(), slice.size());
+    for (std::size_t r = 0; r < count; ++r) {
+      float* out = output + rows.position[begin + r] * m + slice.begin;
+      for (std::size_t a = 0; a < features; ++a) {
+        out[a] = z[r * features + a] + (bias != nullptr ? bias[slice.begin + a] : 0.0F);
+      }
+      if (moments == nullptr) continue;
+      if (!sums) {
+        shift.assign(out, out + features);
+        sums.emplace(features, shift.data());
+      }
+      sums->add(out);
+    }
+  }
+  if (moments != nullptr) {
+    moments->reset(slice.size());
+    if (sums) sums->merge_into(*moments);
+  }
+}
+
+void compute_input_gradient(const TileContext& context, const float* d_output, const float* weights,
+                            const TileRows& rows, const Slice& slice,
+                            const std::vector<std::uint8_t>& applied, float* d_input) {
+  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const auto m = static_cast<std::size_t>(context.geometry->m());
+  const Im2colRows im2col{context.geometry};
+  std::vector<std::uint32_t> open;
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    if (applied[r] == 0) open.push_back(rows.position[r]);
+  }
+  AlignedBuffer<float> d(kBlockRows * slice.size());
+  AlignedBuffer<float> x(kBlockRows * n);
+  for (std::size_t begin = 0; begin < open.size(); begin += kBlockRows) {
+    const std::size_t count = std::min<std::size_t>(kBlockRows, open.size() - begin);
+    for (std::size_t r = 0; r < count; ++r) {
+      const float* row = d_output + open[begin + r] * m + slice.begin;
+      std::copy(row, row + slice.size(), d.data() + r * slice.size());
+    }
+    gemm(Transpose::kNo, Transpose::kNo, static_cast<std::int64_t>(count),
+         static_cast<std::int64_t>(n), slice.size(), 1.0F, d.data(), slice.size(),
+         weights + slice.begin * n, static_cast<std::int64_t>(n), 0.0F, x.data(),
+         static_cast<std::int64_t>(n));
+    for (std::size_t r = 0; r < count; ++r) {
+      im2col.scatter_add(x.data() + r * n, open[begin + r], d_input);
+    }
+  }
+}
+
+void compute_weight_gradient(const TileContext& context, const float* input, const float* d_output,
+                             const TileRows& rows, const Slice& slice, float* sum) {
+  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const auto m = static_cast<std::size_t>(context.geometry->m());
+  const Im2colRows im2col{context.geometry};
+  AlignedBuffer<float> x(kBlockRows * n);
+  AlignedBuffer<float> d(kBlockRows * slice.size());
+  for (std::size_t begin = 0; begin < rows.size(); begin += kBlockRows) {
+    const std::size_t count = std::min<std::size_t>(kBlockRows, rows.size() - begin);
+    for (std::size_t r = 0; r < count; ++r) {
+      const std::uint32_t position = rows.position[begin + r];
+      float* to = x.data() + r * n;
+      const float* row = im2col.gather(input, position, to);
+      if (row != to) std::copy(row, row + n, to);
+      const float* d_row = d_output + position * m + slice.begin;
+      std::copy(d_row, d_row + slice.size(), d.data() + r * slice.size());
+    }
+    gemm(Transpose::kYes, Transpose::kNo, slice.size(), static_cast<std::int64_t>(n),
+         static_cast<std::int64_t>(count), 1.0F, d.data(), slice.size(), x.data(),
+         static_cast<std::int64_t>(n), 1.0F, sum, static_cast<std::int64_t>(n));
+  }
+}
+
+}  // namespace tempo

@@ -1,0 +1,149 @@
+// File: enclave/offload/tile_passes.h
+// The enclave's passes over one tile: encode operands straight into shared memory with the check
+// sums that ride on it; copy results in once, check every row, decode what passed. No scheduling
+// and no state beyond what is passed in.
+//
+// Positions of a tile are visited in natural order, so that enclave tensors are read and written
+// front to back; the position key lives in the address of the ring row alone. Work is cut into
+// chunks at image borders: two threads never touch the same image.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "base/random.h"
+#include "base/thread_pool.h"
+#include "enclave/integrity/freivalds.h"
+#include "enclave/obfuscation/key.h"
+#include "enclave/offload/im2col.h"
+#include "enclave/offload/linear.h"
+#include "enclave/offload/plan.h"
+
+namespace tempo {
+
+// The positions of one p-slice in natural order and the ring row of each.
+struct TileRows {
+  std::vector<std::uint32_t> position;  // ascending
+  std::vector<std::uint32_t> ring_row;  // in [0, size)
+  std::vector<std::size_t> chunks;      // chunk c is [chunks[c], chunks[c+1])
+  std::size_t first_encoded = 0;        // encoded index of ring row 0
+  std::size_t size() const { return position.size(); }
+  std::size_t chunk_count() const { return chunks.size() - 1; }
+};
+
+// Splits the permuted positions into tiles; slices as in OpPlan::p_slices.
+std::vector<TileRows> make_tile_rows(const ConvGeometry& geometry, const AxisKey& p_key,
+                                     const std::vector<Slice>& slices);
+
+// Check vectors of one product, drawn once, used for one verdict.
+//   operand: rounds x inner-side columns, natural order, what the operand's rows are multiplied by
+//   operand_squares: weights of the squared operand in the magnitude
+//   result: rounds x result columns, encoded order, with the column's decoding factor folded in
+//   result_squares: squared decoding factors, encoded order
+struct ProductChecks {
+  int rounds = 0;
+  std::vector<float> operand;
+  std::vector<float> operand_squares;
+  std::vector<float> result;
+  std::vector<float> result_squares;
+};
+
+// Expected sums of the rows of one product.
+struct ExpectedRows {
+  std::vector<double> sums;       // rows x rounds
+  std::vector<double> magnitude;  // rows
+  void reset(std::size_t rows, int rounds);
+};
+
+// What the rows of X contribute to the check of the weight gradient.
+struct InputProjections {
+  std::vector<float> projections;  // rows x rounds: X_i . s
+  std::vector<float> norms;        // rows: |X_i|^2
+};
+
+// Measured tolerance and size of results.
+struct ToleranceTally {
+  double tolerance_squared = 0;  // summed over rows
+  double result_squared = 0;     // summed over elements
+  std::uint64_t rows = 0;
+  std::uint64_t elements = 0;
+  std::uint64_t checks = 0;  // products
+  void add(const ToleranceTally& other);
+  double tolerance_over_rms() const;  // 0 when nothing was checked or the results are all zero
+};
+
+// One linear operator in one step, as the passes see it. Pointers are borrowed.
+struct TileContext {
+  const ConvGeometry* geometry = nullptr;
+  const AxisKey* n_key = nullptr;
+  const AxisKey* p_key = nullptr;
+  ThreadPool* pool = nullptr;
+  CheckDistribution distribution = CheckDistribution::kUniform;
+};
+
+// ---- check vectors ---------------------------------------------------------------------------
+// Z = X W^T over the out-features of `slice`.
+ProductChecks forward_checks(const TileContext& context, RandomSource& random, int rounds,
+                             const float* weights, const Slice& slice, const AxisKey& m_key);
+// dX = D W over the out-features of `slice`.
+ProductChecks input_gradient_checks(const TileContext& context, RandomSource& random, int rounds,
+                                    const float* weights, const Slice& slice);
+// dW = D^T X; `operand` holds the vectors that X's rows are projected on.
+ProductChecks weight_gradient_checks(const TileContext& context, RandomSource& random, int rounds);
+
+// ---- encode ----------------------------------------------------------------------------------
+// W' of a slice of out-features, row-major slice x n.
+void encode_weights(const TileContext& context, const float* weights, const Slice& slice,
+                    const AxisKey& m_key, std::byte* out);
+
+// X' of a tile (rows x n) into `out`, or only the sums when out is null. `forward` and `gradient`
+// may be null; then their outputs are not touched.
+void encode_input(const TileContext& context, const float* input, const TileRows& rows,
+                  const ProductChecks* forward, ExpectedRows* expected,
+                  const ProductChecks* gradient, InputProjections* projections, std::byte* out);
+
+// D' of a tile (rows x slice). `input_gradient` null: no sums for dX. `projections` null: no sums
+// for dW; else adds to `weight_expected` (slice rows).
+void encode_gradient(const TileContext& context, const float* d_output, const TileRows& rows,
+                     const Slice& slice, const AxisKey& m_key, const ProductChecks* input_gradient,
+                     ExpectedRows* input_expected, const InputProjections* projections, int rounds,
+                     ExpectedRows* weight_expected, std::byte* out);
+
+// ---- check and decode ------------------------------------------------------------------------
+// All return whether every row passed. Rows that passed are decoded even when others did not.
+
+// Z' of a tile into the slice's columns of output (p x m), bias added. `moments`: null, or filled
+// with the moments of the tile's rows over the slice (only meaningful when all passed).
+bool decode_output(const TileContext& context, const std::byte* reply, const TileRows& rows,
+                   const Slice& slice, const AxisKey& m_key, const ProductChecks& checks,
+                   const ExpectedRows& expected, const float* bias, float* output,
+                   ColumnMoments* moments, ToleranceTally& tally);
+
+// dX' of a tile, added to d_input. `applied` (one flag a row) keeps rows from being added twice.
+bool decode_input_gradient(const TileContext& context, const std::byte* reply, const TileRows& rows,
+                           const Slice& slice, const ProductChecks& checks,
+                           const ExpectedRows& expected, std::vector<std::uint8_t>& applied,
+                           float* d_input, ToleranceTally& tally);
+
+// dW' of a group (slice x n), added to d_weights (m x n). `inner`: positions summed. `applied` as
+// above, one flag an out-feature of the slice.
+bool decode_weight_gradient(const TileContext& context, const std::byte* reply, const Slice& slice,
+                            const AxisKey& m_key, const ProductChecks& checks,
+                            const ExpectedRows& expected, std::int64_t inner,
+                            std::vector<std::uint8_t>& applied, float* d_weights,
+                            ToleranceTally& tally);
+
+// ---- the same products inside the enclave -----------------------------------------------------
+void compute_output(const TileContext& context, const float* input, const float* weights,
+                    const TileRows& rows, const Slice& slice, const float* bias, float* output,
+                    ColumnMoments* moments);
+void compute_input_gradient(const TileContext& context, const float* d_output, const float* weights,
+                            const TileRows& rows, const Slice& slice,
+                            const std::vector<std::uint8_t>& applied, float* d_input);
+// Adds the tile's part of dW to `sum` (slice x n).
+void compute_weight_gradient(const TileContext& context, const float* input, const float* d_output,
+                             const TileRows& rows, const Slice& slice, float* sum);
+
+}  // namespace tempo
