@@ -33,11 +33,11 @@ std::string_view error_code_name(ErrorCode code);
 
 struct Error {
   ErrorCode code = ErrorCode::kInternal;
-  std::string what;   // what went wrong
-  std::string where;  // file, tensor, node, flag; may be empty, as may the following
-  std::string expected;
-  std::string got;
-  std::string next_step;  // what the user can do
+  std::string what{};   // what went wrong
+  std::string where{};  // file, tensor, node, flag; may be empty, as may the following
+  std::string expected{};
+  std::string got{};
+  std::string next_step{};  // what the user can do
 
   // "what; where: W; expected E, got G; next: N", without control characters from outside.
   std::string one_line() const;

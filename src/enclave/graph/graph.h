@@ -49,13 +49,13 @@ enum class Storage {
 };
 
 struct Tensor {
-  std::string name;
+  std::string name{};
   TensorKind kind = TensorKind::kActivation;
   DataType type = DataType::kFloat32;
   Storage storage = Storage::kOnnx;
-  Shape declared;                  // inputs: with kBatchDim; initializers: their shape; else empty
-  std::vector<float> floats;       // kParameter, kStatistic, float kConstant
-  std::vector<std::int64_t> ints;  // int64 kConstant
+  Shape declared{};             // inputs: with kBatchDim; initializers: their shape; else empty
+  std::vector<float> floats{};  // kParameter, kStatistic, float kConstant
+  std::vector<std::int64_t> ints{};  // int64 kConstant
 };
 
 struct Attribute {
@@ -65,12 +65,12 @@ struct Attribute {
 };
 
 struct Node {
-  std::string op_type;  // ONNX operator, e.g. "Conv"
-  std::string name;     // from the file, or made from op_type and position; unique
-  int opset = 0;        // of the operator's domain
-  std::map<std::string, Attribute> attributes;
-  std::vector<TensorId> inputs;   // kNoTensor where absent
-  std::vector<TensorId> outputs;  // kNoTensor where absent
+  std::string op_type{};  // ONNX operator, e.g. "Conv"
+  std::string name{};     // from the file, or made from op_type and position; unique
+  int opset = 0;          // of the operator's domain
+  std::map<std::string, Attribute> attributes{};
+  std::vector<TensorId> inputs{};   // kNoTensor where absent
+  std::vector<TensorId> outputs{};  // kNoTensor where absent
 
   // The attribute, or `fallback` when it is absent. A wrong type counts as absent: import has
   // checked the types of the attributes that the operator table names.

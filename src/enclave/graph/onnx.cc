@@ -1,0 +1,55 @@
+#include "enclave/graph/onnx.h"
+
+#include <onnx/onnx_pb.h>
+
+#include "enclave/graph/onnx_import.h"
+#include "enclave/graph/onnx_parse.h"
+#include "enclave/graph/storage.h"
+
+namespace tempo {
+
+struct OnnxModel::Proto {
+  onnx::ModelProto model;
+  std::vector<PayloadHome> homes;
+};
+
+OnnxModel::OnnxModel() = default;
+OnnxModel::~OnnxModel() = default;
+OnnxModel::OnnxModel(OnnxModel&&) noexcept = default;
+OnnxModel& OnnxModel::operator=(OnnxModel&&) noexcept = default;
+
+Result<OnnxModel> OnnxModel::import(std::span<const std::byte> file, const ImportOptions& options) {
+  OnnxModel model;
+  model.proto_ = std::make_unique<Proto>();
+  TEMPO_RETURN_IF_ERROR(parse_model(file, &model.proto_->model));
+  Result<ImportedGraph> imported =
+      import_graph(&model.proto_->model, options, static_cast<std::int64_t>(file.size()));
+  if (!imported) return imported.error();
+  model.graph = std::move(imported->graph);
+  model.proto_->homes = std::move(imported->homes);
+  return model;
+}
+
+Result<std::vector<std::byte>> OnnxModel::export_file() const {
+  TEMPO_ASSERT(proto_ != nullptr);
+  onnx::ModelProto model = proto_->model;
+  for (const PayloadHome& home : proto_->homes) {
+    const Tensor& tensor = graph.tensors[static_cast<std::size_t>(home.tensor)];
+    std::vector<float> values(tensor.floats.size());
+    from_storage(tensor.floats, tensor.declared, tensor.storage, values);
+    model.mutable_graph()
+        ->mutable_initializer(home.initializer)
+        ->set_raw_data(values.data(), values.size() * sizeof(float));
+  }
+  const std::size_t bytes = model.ByteSizeLong();
+  std::vector<std::byte> file(bytes);
+  if (bytes > kMaxModelBytes || !model.SerializeToArray(file.data(), static_cast<int>(bytes))) {
+    return Error{.code = ErrorCode::kUnsupportedModel,
+                 .what = "the model is too large for one ONNX file",
+                 .expected = "at most " + std::to_string(kMaxModelBytes) + " bytes",
+                 .got = std::to_string(bytes)};
+  }
+  return file;
+}
+
+}  // namespace tempo
