@@ -1,0 +1,84 @@
+#include "enclave/train/dataset.h"
+
+#include <utility>
+
+namespace tempo {
+
+std::string SampleShape::to_string() const {
+  if (!image) return "(N," + std::to_string(width) + ")";
+  return "(N," + std::to_string(channels) + "," + std::to_string(height) + "," +
+         std::to_string(width) + ")";
+}
+
+std::size_t value_bytes(ValueType type) {
+  return type == ValueType::kUint8 ? 1 : sizeof(float);
+}
+
+Dataset::Dataset(std::string source, SampleShape shape, ValueType type, std::vector<Part> parts)
+    : source_(std::move(source)), shape_(shape), type_(type), parts_(std::move(parts)) {
+  const std::size_t sample_bytes = static_cast<std::size_t>(shape_.elements()) * value_bytes(type_);
+  for (const Part& part : parts_) {
+    TEMPO_ASSERT(part.count > 0 && part.stride >= sample_bytes);
+    TEMPO_ASSERT(part.offset + static_cast<std::size_t>(part.count - 1) * part.stride +
+                     sample_bytes <=
+                 part.bytes.size());
+    size_ += part.count;
+  }
+}
+
+const std::byte* Dataset::sample(std::int64_t index) const {
+  for (const Part& part : parts_) {
+    if (index < part.count) {
+      return part.bytes.data() + part.offset + static_cast<std::size_t>(index) * part.stride;
+    }
+    index -= part.count;
+  }
+  TEMPO_ASSERT(false);
+}
+
+void Dataset::set_labels(std::vector<std::int32_t> labels) {
+  TEMPO_ASSERT(static_cast<std::int64_t>(labels.size()) == size_);
+  labels_ = std::move(labels);
+}
+
+Result<SampleShape> model_sample_shape(const Shape& declared_input) {
+  if (declared_input.size() == 2 && declared_input[1] > 0) {
+    return SampleShape::row(declared_input[1]);
+  }
+  if (declared_input.size() == 4 && declared_input[1] > 0 && declared_input[2] > 0 &&
+      declared_input[3] > 0) {
+    return SampleShape{declared_input[1], declared_input[2], declared_input[3], true};
+  }
+  return Error{ErrorCode::kBadData,
+               "no data format fits the model's input",
+               "the model's input",
+               "(N,C,H,W) or (N,F)",
+               shape_to_string(declared_input),
+               "export the model with such an input"};
+}
+
+Status check_fits(const Dataset& data, const SampleShape& model_input, std::int64_t classes) {
+  const bool flattened = !model_input.image && data.shape().elements() == model_input.elements();
+  if (data.shape() != model_input && !flattened) {
+    return Error{ErrorCode::kBadData,
+                 "the samples do not have the shape of the model's input",
+                 data.source(),
+                 model_input.to_string(),
+                 data.shape().to_string(),
+                 "use data of this shape, or a model made for this data"};
+  }
+  const auto labels = data.labels();
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    if (labels[i] >= classes) {
+      return Error{ErrorCode::kBadData,
+                   "label out of range",
+                   data.source() + ", sample " + std::to_string(i),
+                   "0.." + std::to_string(classes - 1) + " (the model's classes)",
+                   std::to_string(labels[i]),
+                   "correct the label, or use a model with more classes"};
+    }
+  }
+  return {};
+}
+
+}  // namespace tempo

@@ -1,0 +1,88 @@
+// File: enclave/train/dataset.h
+// Samples and labels as they came, one byte or one float a value, without a copy: a data set owns
+// the bytes of the files that it was read from and knows where in them each sample lies.
+// Thread safety: plain data; any number of threads may read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "enclave/graph/graph.h"
+
+namespace tempo {
+
+// A sample is an image of channels x height x width, stored in this order, or a row of features
+// (channels = height = 1).
+struct SampleShape {
+  std::int64_t channels = 1;
+  std::int64_t height = 1;
+  std::int64_t width = 1;
+  bool image = true;
+
+  static SampleShape row(std::int64_t features) { return {1, 1, features, false}; }
+  // Readers guarantee that the product fits.
+  std::int64_t elements() const { return channels * height * width; }
+  std::string to_string() const;  // "(N,3,32,32)" or "(N,784)"
+  bool operator==(const SampleShape&) const = default;
+};
+
+enum class ValueType { kUint8, kFloat32 };
+std::size_t value_bytes(ValueType type);
+
+class Dataset {
+ public:
+  // A run of samples in one file: sample i starts at bytes[offset + i * stride]. float32 values are
+  // little-endian and need not be aligned.
+  struct Part {
+    std::vector<std::byte> bytes;
+    std::size_t offset = 0;
+    std::size_t stride = 0;
+    std::int64_t count = 0;
+  };
+
+  Dataset() = default;  // empty
+  Dataset(std::string source, SampleShape shape, ValueType type, std::vector<Part> parts);
+
+  std::int64_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  const SampleShape& shape() const { return shape_; }
+  ValueType type() const { return type_; }
+  // File names, for messages and the report.
+  const std::string& source() const { return source_; }
+  // The first byte of a sample of shape().elements() values. 0 <= index < size().
+  const std::byte* sample(std::int64_t index) const;
+
+  // Empty, or one a sample, none of them negative.
+  std::span<const std::int32_t> labels() const { return labels_; }
+  bool has_labels() const { return !labels_.empty(); }
+  // Precondition: labels.size() == size().
+  void set_labels(std::vector<std::int32_t> labels);
+
+ private:
+  std::string source_;
+  SampleShape shape_;
+  ValueType type_ = ValueType::kUint8;
+  std::vector<Part> parts_;
+  std::int64_t size_ = 0;
+  std::vector<std::int32_t> labels_;
+};
+
+// Either may be empty, not both. Both have the same shape and type.
+struct Datasets {
+  Dataset train;
+  Dataset test;
+};
+
+// What a model's input of this declared shape, (N,C,H,W) or (N,F), wants for a sample. A model that
+// takes rows accepts images of as many values, in the order C, H, W. Error kBadData.
+Result<SampleShape> model_sample_shape(const Shape& declared_input);
+
+// Whether a data set fits a model: its samples' shape, and every label below `classes`. Error
+// kBadData names the file, the first bad sample and what was expected.
+Status check_fits(const Dataset& data, const SampleShape& model_input, std::int64_t classes);
+
+}  // namespace tempo

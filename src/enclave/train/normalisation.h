@@ -1,0 +1,32 @@
+// File: enclave/train/normalisation.h
+// What a stored value becomes in the model's input: (v - mean) / deviation per channel, where v is
+// a uint8 value over 255, or a float32 value as it is. Rows of features count as one channel.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "enclave/train/dataset.h"
+#include "wire/job.h"
+
+namespace tempo {
+
+inline constexpr float kMinDeviation = 1e-12F;
+
+struct Normalisation {
+  std::vector<float> mean;       // one a channel
+  std::vector<float> deviation;  // one a channel, >= kMinDeviation
+  std::string origin;            // "given", or the file names it was computed from
+};
+
+// The means and deviations given in `spec` (one, or one a channel), or those of `data`
+// (population, float64). A channel whose deviation is below kMinDeviation does not vary: it gets 1.
+// Error kUsage: another number of values, one that is not finite, a deviation below
+// kMinDeviation.
+Result<Normalisation> make_normalisation(const DataSpec& spec, const Dataset& data,
+                                         ThreadPool& pool);
+
+}  // namespace tempo
