@@ -2,11 +2,20 @@
 // Freivalds' check of C = A B in floating point: secret zero-mean vectors r, A (B r) against C r in
 // float64, and an acceptance rule per row that knows how large honest rounding errors are.
 //
-// Rule (per row i of C, over `cols` columns, inner length n):
+// Rule (per row i of C, over `cols` columns, inner length n; all in decoded units):
 //   E_i^2 = sum_k ( sum_j A_ij^2 B_jk^2 + C_ik^2 )
-//   accept iff |P_i| <= s * u * (sqrt(n) + g0) * E_i,   s = 4, u = 2^-24
-// A NaN anywhere is refused. What passes below the tolerance is accepted by design: the guarantee is
-// "the error of a row is at most about the tolerance", not equality.
+//   accept iff |P_i| <= s * u * (sqrt(n) + g0) * sqrt(E_i^2 + e0^2),   u = 2^-24
+// s: an honest float32 worker was never seen beyond a third of the tolerance (freivalds_test
+//   measures it), given that a secret permutation shuffles its order of summation. Without one,
+//   data sorted so that large terms cancel can exceed it.
+// g0: the roundings that do not grow with n. An element is multiplied twice on its way out, by
+//   coefficients of which one is a rounded reciprocal; so is the other factor; the product, the
+//   folded check vector and the sums of the checker round too: about ten roundings, each at most u
+//   and mostly independent, which for n = 1 are all there is.
+// e0: rows smaller than this are compared as if they were this large. Below it, products of encoded
+//   values underflow float32, and an honest worker loses digits; no such row can move a weight.
+// A NaN anywhere is refused. What passes below the tolerance is accepted by design: the guarantee
+// is "the error of a row is at most about the tolerance", not equality.
 #pragma once
 
 #include <cstdint>
@@ -17,15 +26,21 @@
 
 namespace tempo {
 
+inline constexpr double kUnitRoundoff = 0x1p-24;  // u
+inline constexpr double kToleranceSafety = 4;     // s
+inline constexpr double kToleranceGuard = 2;      // g0
+inline constexpr double kNegligible = 0x1p-60;    // e0, about 1e-18
+
 enum class CheckDistribution {
-  kUniform,  // 2^16 equally spaced values, zero mean, unit variance: the default
+  kUniform,  // 2^16 equally spaced values from -sqrt(3) to sqrt(3), zero mean, unit variance
   kBinary,   // {0, 1}: the paper's; one bit of soundness a round
 };
 
-// Fills `out` with one check vector.
+// Fills `out` with check values (one vector, or several back to back). Draw them before the
+// operands leave, keep them secret, use them for one verdict.
 void draw_check_vector(RandomSource& random, CheckDistribution distribution, std::span<float> out);
 
-// Tolerance of |P_i| for a row with E_i^2 = magnitude_squared.
+// Tolerance of |P_i| for a row with E_i^2 = magnitude_squared. inner >= 1.
 double row_tolerance(std::int64_t inner, double magnitude_squared);
 
 // True iff all rounds pass: |differences[k]| <= row_tolerance(...). False for any NaN or infinity.

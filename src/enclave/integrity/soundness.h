@@ -1,8 +1,10 @@
 // File: enclave/integrity/soundness.h
 // How many rounds a plan needs. An error of size e (in units of the result's rms) in one element
-// passes one round with zero-mean uniform vectors with probability at most q = tau / (sqrt(3) e),
-// with binary vectors 1/2 when e > tau, so k rounds miss it with q^k, and over a job of N checks
-// the union bound gives N q^k <= t (the paper's Theorem V.2 is the binary case).
+// passes one round, whatever else is wrong in its row, when the one check value that multiplies it
+// falls into a window of width 2 tau / e. Uniform vectors (2^16 values over a width of 2 sqrt(3))
+// do so with probability at most q = tau / (sqrt(3) e) + 2^-16, binary ones with 1/2 when e > 2
+// tau. So k independent rounds miss it with at most q^k, and over a job of N checks the union bound
+// gives N q^k <= t (the paper's Theorem V.2 is the binary case). Pure functions.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +19,9 @@ struct CheckShape {
 };
 
 struct SoundnessGoal {
-  double t = 1e-6;             // chance that any bad result passes in the whole job
-  double tamper_size = 0.01;   // e, in units of the result's rms
-  double checks = 1;           // products checked in the whole job
+  double t = 1e-6;            // chance that any bad result passes in the whole job
+  double tamper_size = 0.01;  // e > 0, in units of the result's rms
+  double checks = 1;          // products checked in the whole job
   CheckDistribution distribution = CheckDistribution::kUniform;
 };
 
@@ -28,18 +30,19 @@ struct SoundnessGoal {
 double expected_tolerance_over_rms(const CheckShape& shape);
 
 // Upper bound on the chance that one round misses an error of size e. tolerance and e in the same
-// unit. In [0, 1].
+// unit. In [0, 1]; 1 for anything that is not a number.
 double miss_probability(double tolerance, double e, CheckDistribution distribution);
 
 // Rounds for one kind of check, or 0 when no number of rounds up to kMaxRounds reaches the goal
-// (then the inner length or the column count must be cut).
+// (then the inner length or the column count must be cut) or the goal makes no sense.
 int rounds_needed(const CheckShape& shape, const SoundnessGoal& goal);
 
 // The t that `rounds` rounds reach at a measured tolerance_over_rms.
 double soundness_reached(double tolerance_over_rms, int rounds, const SoundnessGoal& goal);
 
 // Theorem V.2: k binary rounds for a task of `checks` checks and failure probability t, as the
-// paper computes it (exact arithmetic).
+// paper computes it (exact arithmetic): the smallest integer above log2(1 / (1 -
+// (1-t)^(1/checks))). 0 < t < 1 and checks >= 1; otherwise 0.
 int theorem_v2_rounds(double checks, double t);
 
 }  // namespace tempo

@@ -10,17 +10,19 @@
 namespace tempo {
 
 // The check sums that ride on a pass: sums[k] = sum_j row[j] * vectors[k][j] for k < rounds, and
-// magnitude = sum_j row[j]^2 * square_weights[j]. fp32 over at most 64 columns, then float64.
+// magnitude = sum_j row[j]^2 * square_weights[j], which is left out where `magnitude` is null. fp32
+// over at most 64 columns, then float64. A NaN or infinity in the row makes a sum NaN or infinite.
 struct CheckRow {
-  int rounds = 0;                          // 0: no sums
-  const float* const* vectors = nullptr;   // rounds pointers
-  const float* square_weights = nullptr;   // null: all ones
+  int rounds = 0;                         // any number; 0: no sums (and `sums` may be null)
+  const float* const* vectors = nullptr;  // rounds pointers
+  const float* square_weights = nullptr;  // null: all ones
 };
 inline constexpr int kMaxRounds = 64;
 
 // out[j] = row[gather[j]] * column_scale[j] * row_scale, j < n. `row` has at least n readable
 // floats and `gather` stays below n. Sums are taken over `row` in its own (natural) order.
-// `out` may lie in shared memory: it is written once, front to back, and never read.
+// `out` may lie in shared memory: it is written once, front to back, and never read. It does not
+// overlap the inputs. No denormal is flushed to zero.
 void encode_row(const float* row, std::size_t n, const std::uint32_t* gather,
                 const float* column_scale, float row_scale, const CheckRow& check, float* out,
                 double* sums, double* magnitude);
@@ -42,7 +44,8 @@ void decode_row(const float* row, std::size_t n, const std::uint32_t* inverse,
                 float* out);
 
 // Column sums that ride on the encoding of D: for k < rounds, sums[k*n + j] += weights[k] * row[j];
-// squares[j] += square_weight * row[j]^2. fp32; the caller flushes to float64 at least every 64 rows.
+// squares[j] += square_weight * row[j]^2. fp32; the caller flushes to float64 at least every 64
+// rows.
 void accumulate_columns(const float* row, std::size_t n, int rounds, const float* weights,
                         float square_weight, float* sums, float* squares);
 

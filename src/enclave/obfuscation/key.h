@@ -14,6 +14,7 @@
 // coefficients away (docs/security.md).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -23,7 +24,7 @@ namespace tempo {
 
 // How coefficients are drawn.
 struct CoefficientSpace {
-  std::uint32_t range = 1024;  // K >= 1: uniform in {1, ..., K}
+  std::uint32_t range = 1024;  // K in [1, 2^24] (exact in float32): uniform in {1, ..., K}
   bool real = false;           // log-uniform reals in [1, K] instead
 };
 
@@ -37,9 +38,10 @@ class AxisKey {
   static AxisKey identity(std::size_t size);
   ~AxisKey();
   AxisKey(const AxisKey&) = default;
-  AxisKey& operator=(const AxisKey&) = default;
+  AxisKey& operator=(const AxisKey& other);
   AxisKey(AxisKey&&) noexcept = default;
-  AxisKey& operator=(AxisKey&&) noexcept = default;
+  AxisKey& operator=(AxisKey&& other) noexcept;
+  void swap(AxisKey& other) noexcept;
 
   std::size_t size() const { return permutation.size(); }
 
@@ -47,6 +49,21 @@ class AxisKey {
   std::vector<std::uint32_t> inverse;      // pi^-1
   std::vector<float> coefficient;          // c(i), by encoded index i
   std::vector<float> reciprocal;           // 1/c(i), by encoded index i
+};
+
+// The paper's sk = KGen(m, n, p) as a whole. A plan keeps its axes apart, because their lifetimes
+// differ; the triple serves whoever wants the algorithms as they are printed.
+struct KeyTriple {
+  AxisKey m;
+  AxisKey n;
+  AxisKey p;
+
+  // Algorithm 1.
+  static KeyTriple generate(RandomSource& random, std::size_t m, std::size_t n, std::size_t p,
+                            const CoefficientSpace& space);
+  // [[sk]]_phi[i] = sk[(i + phi) mod 3]: phi = 0 for Z = W X; 1, that is (n, p, m), for
+  // T1 = X Delta^T; 2, that is (p, m, n), for T2 = Delta^T W. phi, i >= 0.
+  const AxisKey& shifted(int phi, int i) const;
 };
 
 }  // namespace tempo

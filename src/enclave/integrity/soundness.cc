@@ -1,0 +1,50 @@
+#include "enclave/integrity/soundness.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "enclave/obfuscation/kernels.h"
+
+namespace tempo {
+namespace {
+
+constexpr double kUniformValues = 0x1p16;
+
+bool makes_sense(const SoundnessGoal& goal) {
+  return goal.t > 0 && goal.tamper_size > 0 && goal.checks > 0 && std::isfinite(goal.checks);
+}
+
+}  // namespace
+
+double expected_tolerance_over_rms(const CheckShape& shape) {
+  return row_tolerance(shape.inner, 2.0 * static_cast<double>(shape.cols));
+}
+
+double miss_probability(double tolerance, double e, CheckDistribution distribution) {
+  if (!(tolerance >= 0) || !(e > 0)) return 1;
+  if (distribution == CheckDistribution::kBinary) return e > 2 * tolerance ? 0.5 : 1;
+  return std::min(1.0, tolerance / (std::sqrt(3.0) * e) + 1 / kUniformValues);
+}
+
+int rounds_needed(const CheckShape& shape, const SoundnessGoal& goal) {
+  if (shape.inner < 1 || shape.cols < 1 || !makes_sense(goal)) return 0;
+  const double tolerance = expected_tolerance_over_rms(shape);
+  for (int rounds = 1; rounds <= kMaxRounds; ++rounds) {
+    if (soundness_reached(tolerance, rounds, goal) <= goal.t) return rounds;
+  }
+  return 0;
+}
+
+double soundness_reached(double tolerance_over_rms, int rounds, const SoundnessGoal& goal) {
+  const double q = miss_probability(tolerance_over_rms, goal.tamper_size, goal.distribution);
+  return std::min(1.0, goal.checks * std::pow(q, rounds));
+}
+
+int theorem_v2_rounds(double checks, double t) {
+  if (!(t > 0 && t < 1 && checks >= 1 && std::isfinite(checks))) return 0;
+  // 1 - (1-t)^(1/checks), without the cancellation.
+  const double missed = -std::expm1(std::log1p(-t) / checks);
+  return static_cast<int>(std::floor(-std::log2(missed))) + 1;
+}
+
+}  // namespace tempo
