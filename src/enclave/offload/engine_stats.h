@@ -10,7 +10,7 @@
 namespace tempo {
 
 struct WorkerStats {
-  std::string device;          // the worker's own claim, sanitised
+  std::string device;  // the worker's own claim, sanitised
   std::uint64_t tasks = 0;
   std::uint64_t products = 0;  // results that passed their checks
   std::uint64_t tampered = 0;  // results that failed them
@@ -37,15 +37,15 @@ struct ProductSoundness {
 struct EngineStats {
   std::uint64_t bytes_to_workers = 0;
   std::uint64_t bytes_from_workers = 0;
-  std::uint64_t checks_done = 0;    // products checked
+  std::uint64_t checks_done = 0;  // products checked
   std::uint64_t checks_failed = 0;
-  int rounds = 0;                   // largest of any product
-  double worker_gemm_s = 0;         // the workers' own claim
+  int rounds = 0;            // largest of any product
+  double worker_gemm_s = 0;  // the workers' own claim
   std::vector<WorkerStats> workers;
   std::vector<EngineEvent> events;  // at most kMaxEvents; later ones are only counted
   std::uint64_t events_dropped = 0;
   std::vector<ProductSoundness> soundness;
-  double soundness_reached = 0;     // t, at the tamper size of the goal; 0 when nothing was checked
+  double soundness_reached = 0;  // t, at the tamper size of the goal; 0 when nothing was checked
 
   static constexpr std::size_t kMaxEvents = 1000;
 };

@@ -42,8 +42,8 @@ struct ConvGeometry {
 };
 
 struct LinearOp {
-  int index = 0;      // position among the graph's linear operators, forward order
-  std::string name;   // node name; never leaves the enclave except to the client
+  int index = 0;     // position among the graph's linear operators, forward order
+  std::string name;  // node name; never leaves the enclave except to the client
   ConvGeometry geometry;
   bool needs_input_gradient = true;  // false when nothing trainable lies upstream
   bool needs_weight_gradient = true;

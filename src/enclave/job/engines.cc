@@ -1,0 +1,107 @@
+#include "enclave/job/engines.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "enclave/integrity/soundness.h"
+
+namespace tempo {
+namespace {
+
+constexpr int kStallTimeoutMs = 60000;
+// A job has up to three executors (full batches, the last batch of an epoch, evaluation), each with
+// products of its own: the goal is shared between them.
+constexpr double kExecutors = 3;
+// A payload may take this part of the ring, so that operands and results of tiles that follow each
+// other fit at the same time.
+constexpr std::uint64_t kSlotsInRing = 4;
+
+}  // namespace
+
+JobEngines::JobEngines(const JobSpec& spec, Scheme scheme, WorkerLink* link,
+                       std::int64_t training_steps, std::int64_t inference_steps,
+                       const EnclaveHooks& hooks, ThreadPool& pool, TimeLedger& ledger)
+    : spec_(spec),
+      scheme_(scheme),
+      link_(link),
+      training_steps_(std::max<std::int64_t>(training_steps, 1)),
+      inference_steps_(std::max<std::int64_t>(inference_steps, 1)),
+      hooks_(hooks),
+      pool_(pool),
+      ledger_(ledger),
+      random_(hooks.make_random ? hooks.make_random() : std::make_unique<SystemRandom>()),
+      local_(pool, ledger) {
+  goal_.t = spec.soundness_t;
+  goal_.tamper_size = spec.tamper_size;
+  goal_.distribution =
+      spec.binary_checks ? CheckDistribution::kBinary : CheckDistribution::kUniform;
+  if (link_ != nullptr) {
+    dispatcher_ = std::make_unique<Dispatcher>(*link_, stats_, ledger_, kStallTimeoutMs);
+  }
+}
+
+JobEngines::~JobEngines() = default;
+
+int JobEngines::channel_block() const {
+  return scheme_ == Scheme::kLocal ? preferred_channel_block() : 0;
+}
+
+Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, StepMode mode) {
+  PlanOptions options;
+  options.scheme = scheme_;
+  options.policy = spec_.offload;
+  options.mode = mode;
+  if (link_ != nullptr) {
+    options.workers = link_->workers();
+    options.max_slot_bytes = link_->max_slot_bytes() / kSlotsInRing;
+  } else {
+    options.max_slot_bytes = std::uint64_t{64} << 20;
+  }
+  options.products_factor =
+      static_cast<double>(mode == StepMode::kTraining ? training_steps_ : inference_steps_);
+  options.goal = goal_;
+  options.goal.t = goal_.t / kExecutors;
+  auto plan = make_plan(ops, options);
+  if (!plan.ok()) return plan.error();
+
+  LinearEngine* engine = &local_;
+  if (dispatcher_ != nullptr) {
+    EngineOptions engine_options;
+    engine_options.scheme = scheme_;
+    engine_options.coefficients = {spec_.key_range, spec_.key_real};
+    engine_options.goal = options.goal;
+    engine_options.on_tamper = spec_.on_tamper;
+    engines_.push_back(std::make_unique<OffloadEngine>(
+        std::move(plan).value(), engine_options,
+        EngineResources{dispatcher_.get(), &local_, random_.get(), &pool_, &ledger_, &stats_}));
+    plans_.push_back(&engines_.back()->plan());
+    engine = engines_.back().get();
+  } else {
+    local_plans_.push_back(std::make_unique<Plan>(std::move(plan).value()));
+    plans_.push_back(local_plans_.back().get());
+  }
+  for (const OpPlan& op : plans_.back()->ops) {
+    stats_.rounds = std::max(
+        {stats_.rounds, op.rounds_forward, op.rounds_weight_gradient, op.rounds_input_gradient});
+  }
+  if (hooks_.wrap_engine) {
+    wrapped_.push_back(hooks_.wrap_engine(*engine));
+    engine = wrapped_.back().get();
+  }
+  return engine;
+}
+
+EngineStats JobEngines::stats() const {
+  EngineStats stats = stats_;
+  for (const auto& engine : engines_) engine->report_soundness(stats.soundness);
+  for (const ProductSoundness& product : stats.soundness) {
+    SoundnessGoal goal = goal_;
+    goal.checks = static_cast<double>(product.checks);
+    stats.soundness_reached += soundness_reached(product.tolerance_over_rms, product.rounds, goal);
+  }
+  stats.soundness_reached = std::min(stats.soundness_reached, 1.0);
+  return stats;
+}
+
+}  // namespace tempo

@@ -1,0 +1,62 @@
+// File: enclave/job/engines.h
+// The engines of one job: a plan for every executor, and what they share.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "enclave/offload/local_engine.h"
+#include "enclave/offload/offload_engine.h"
+#include "enclave/train/engine_factory.h"
+
+namespace tempo {
+
+// What lab programs may replace; empty in the product.
+struct EnclaveHooks {
+  std::function<std::unique_ptr<RandomSource>()> make_random;
+  // Wraps an engine; the result is used in its place and outlived by it.
+  std::function<std::unique_ptr<LinearEngine>(LinearEngine& engine)> wrap_engine;
+};
+
+class JobEngines final : public EngineFactory {
+ public:
+  // link: null when nothing is offloaded. Steps: how often an executor of each mode runs in the
+  // whole job, for the soundness bound. All references must outlive the object.
+  JobEngines(const JobSpec& spec, Scheme scheme, WorkerLink* link, std::int64_t training_steps,
+             std::int64_t inference_steps, const EnclaveHooks& hooks, ThreadPool& pool,
+             TimeLedger& ledger);
+  ~JobEngines() override;
+
+  Result<LinearEngine*> engine_for(const std::vector<LinearOp>& ops, StepMode mode) override;
+  int channel_block() const override;
+  CheckCounts checks() const override { return {stats_.checks_done, stats_.checks_failed}; }
+
+  // The plans in the order of engine_for.
+  const std::vector<const Plan*>& plans() const { return plans_; }
+  // The statistics so far, with the soundness reached.
+  EngineStats stats() const;
+  const SoundnessGoal& goal() const { return goal_; }
+
+ private:
+  const JobSpec& spec_;
+  const Scheme scheme_;
+  WorkerLink* link_;
+  const std::int64_t training_steps_;
+  const std::int64_t inference_steps_;
+  const EnclaveHooks& hooks_;
+  ThreadPool& pool_;
+  TimeLedger& ledger_;
+  SoundnessGoal goal_;
+  EngineStats stats_;
+  std::unique_ptr<RandomSource> random_;
+  LocalEngine local_;
+  std::unique_ptr<Dispatcher> dispatcher_;
+  std::vector<std::unique_ptr<OffloadEngine>> engines_;
+  std::vector<std::unique_ptr<LinearEngine>> wrapped_;
+  std::vector<std::unique_ptr<Plan>> local_plans_;
+  std::vector<const Plan*> plans_;
+};
+
+}  // namespace tempo

@@ -1,0 +1,345 @@
+#include "enclave/job/job.h"
+
+#include <algorithm>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "enclave/graph/onnx.h"
+#include "enclave/job/plan_report.h"
+#include "enclave/offload/ring_link.h"
+#include "enclave/train/inference.h"
+#include "enclave/train/load.h"
+#include "enclave/train/normalisation.h"
+#include "enclave/train/npy.h"
+#include "enclave/train/report.h"
+#include "enclave/train/trainer.h"
+
+namespace tempo {
+namespace {
+
+// Code, libraries, thread stacks and oneDNN's scratch, as measured on an empty job.
+constexpr std::uint64_t kProgramBytes = std::uint64_t{96} << 20;
+
+std::uint64_t available_memory() {
+  std::ifstream info("/proc/meminfo");
+  std::string key;
+  std::uint64_t kib = 0;
+  std::string unit;
+  while (info >> key >> kib) {
+    std::getline(info, unit);
+    if (key == "MemAvailable:") return kib << 10;
+  }
+  return 0;
+}
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return b <= 0 ? 0 : (a + b - 1) / b;
+}
+
+std::uint64_t bytes_of(const std::vector<NamedFile>& files) {
+  std::uint64_t bytes = 0;
+  for (const NamedFile& file : files) bytes += file.bytes.size();
+  return bytes;
+}
+
+class Runner final : public JobRunner {
+ public:
+  Runner(const EnclaveOptions& options, const EnclaveHooks& hooks)
+      : options_(options), hooks_(hooks) {}
+
+  Status run(JobInputs inputs, std::atomic<bool>& stop,
+             const std::function<void(const Progress&)>& on_progress, JobOutputs& outputs) override;
+
+ private:
+  struct Job;
+
+  Result<WorkerLink*> link(const JobSpec& spec, Scheme scheme);
+  Status make_plan_report(Job& job, JobOutputs& outputs);
+  Status refuse_if_too_large(const Job& job);
+  Status train(Job& job, std::atomic<bool>& stop,
+               const std::function<void(const Progress&)>& on_progress, JobOutputs& outputs);
+  Status predict(Job& job, std::atomic<bool>& stop,
+                 const std::function<void(const Progress&)>& on_progress, JobOutputs& outputs);
+
+  const EnclaveOptions options_;
+  const EnclaveHooks& hooks_;
+  std::unique_ptr<RingLink> link_;
+};
+
+// Everything that lives as long as one job.
+struct Runner::Job {
+  JobSpec spec;
+  Scheme scheme = Scheme::kLocal;
+  OnnxModel model;
+  Datasets data;
+  std::uint64_t data_bytes = 0;
+  ThreadPool pool;
+  TimeLedger ledger;
+  std::int64_t train_steps = 0;
+  std::int64_t inference_steps = 0;
+  MemoryEstimate memory;
+  Report report;
+
+  explicit Job(JobSpec job_spec, int threads) : spec(std::move(job_spec)), pool(threads) {}
+};
+
+int thread_count(const JobSpec& spec, const EnclaveOptions& options) {
+  if (spec.threads > 0) return spec.threads;
+  if (options.threads > 0) return options.threads;
+  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+}
+
+Result<WorkerLink*> Runner::link(const JobSpec& spec, Scheme scheme) {
+  if (!offloads(scheme) || spec.offload == OffloadPolicy::kNone) return nullptr;
+  if (options_.offloader_path.empty()) {
+    return Error{ErrorCode::kNoWorker,
+                 "this enclave was started without an off-loader",
+                 "--offloader",
+                 "a Unix socket",
+                 "nothing",
+                 "start it with --offloader, or use --scheme local"};
+  }
+  if (link_ == nullptr) {
+    auto attached = RingLink::attach(options_.offloader_path, RingGeometry{});
+    if (!attached.ok()) return attached.error();
+    link_ = std::move(attached).value();
+  }
+  return link_.get();
+}
+
+// Activations and parameters of all executors that the job will make, and the plans' own needs.
+Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec, int channel_block,
+                                       std::int64_t train_samples, bool evaluates) {
+  MemoryEstimate memory;
+  memory.program = kProgramBytes;
+  const auto add = [&](std::int64_t batch, StepMode mode) -> Status {
+    ExecutorOptions options;
+    options.batch = batch;
+    options.mode = mode;
+    options.channel_block = channel_block;
+    const auto bytes = Executor::arena_bytes(graph, options);
+    if (!bytes.ok()) return bytes.error();
+    memory.activations += static_cast<std::uint64_t>(*bytes);
+    return {};
+  };
+  std::uint64_t trained = 0;
+  std::uint64_t fixed = 0;
+  for (const Tensor& tensor : graph.tensors) {
+    (tensor.kind == TensorKind::kParameter ? trained : fixed) +=
+        tensor.floats.size() * sizeof(float);
+  }
+  if (spec.kind == JobKind::kInfer) {
+    TEMPO_RETURN_IF_ERROR(add(spec.batch, StepMode::kInference));
+    memory.parameters = trained + fixed;
+    return memory;
+  }
+  int executors = 0;
+  if (train_samples == 0 || train_samples >= spec.batch) {
+    TEMPO_RETURN_IF_ERROR(add(spec.batch, StepMode::kTraining));
+    ++executors;
+  }
+  if (const std::int64_t rest = train_samples % spec.batch; rest > 0) {
+    TEMPO_RETURN_IF_ERROR(add(rest, StepMode::kTraining));
+    ++executors;
+  }
+  if (evaluates) TEMPO_RETURN_IF_ERROR(add(spec.batch, StepMode::kInference));
+  // Weights, momentum, and gradients an executor.
+  memory.parameters = fixed + trained * static_cast<std::uint64_t>(2 + executors);
+  return memory;
+}
+
+Status Runner::refuse_if_too_large(const Job& job) {
+  const std::uint64_t needed = job.memory.total();
+  const std::uint64_t available = available_memory();
+  std::uint64_t limit = job.spec.memory_limit_bytes;
+  if (limit == 0 || (available != 0 && available < limit)) limit = available;
+  if (limit == 0 || needed <= limit) return {};
+  return Error{ErrorCode::kOutOfMemory,
+               "the job does not fit into the enclave's memory",
+               "",
+               std::to_string(needed >> 20) + " MiB",
+               std::to_string(limit >> 20) + " MiB",
+               "use a smaller --batch"};
+}
+
+Progress to_progress(const TrainProgress& p) {
+  Progress out;
+  out.phase = p.phase == TrainProgress::Phase::kTraining ? "training" : "evaluating";
+  out.epoch = p.epoch;
+  out.epochs = p.epochs;
+  out.step = p.step;
+  out.steps = p.total_steps;
+  out.loss = p.loss;
+  out.accuracy = p.accuracy;
+  out.images_per_second = p.images_per_second;
+  out.eta_s = p.eta_s;
+  out.checks_done = p.checks.done;
+  out.checks_failed = p.checks.failed;
+  return out;
+}
+
+std::string describe(const EngineEvent& event) {
+  const std::string who =
+      event.worker < 0 ? "the off-loader" : "worker " + std::to_string(event.worker);
+  const std::string what = event.kind == EngineEvent::Kind::kTampered
+                               ? " returned a wrong result and is not used any more"
+                               : " is lost";
+  return who + what + (event.operator_name.empty() ? "" : " (at " + event.operator_name + ")") +
+         ": " + event.detail;
+}
+
+Status Runner::train(Job& job, std::atomic<bool>& stop,
+                     const std::function<void(const Progress&)>& on_progress, JobOutputs& outputs) {
+  Graph& graph = job.model.graph;
+  auto linked = link(job.spec, job.scheme);
+  if (!linked.ok()) return linked.error();
+  auto normalisation = make_normalisation(job.spec.data, job.data.train, job.pool);
+  if (!normalisation.ok()) return normalisation.error();
+  JobEngines engines(job.spec, job.scheme, *linked, job.train_steps, job.inference_steps, hooks_,
+                     job.pool, job.ledger);
+  auto trainer =
+      Trainer::create(graph, job.data, *normalisation, job.spec, engines, job.pool, job.ledger);
+  if (!trainer.ok()) return trainer.error();
+
+  std::size_t told = 0;
+  const Status status = (*trainer)->run(
+      stop,
+      [&](const TrainProgress& p) {
+        Progress progress = to_progress(p);
+        const EngineStats stats = engines.stats();
+        for (; told < stats.events.size(); ++told) {
+          progress.message += (progress.message.empty() ? "" : "; ") + describe(stats.events[told]);
+        }
+        on_progress(progress);
+      },
+      job.report.training);
+  job.report.model = summarise_model(graph, (*trainer)->classes());
+  job.report.data = summarise_data(job.spec.data, job.data, *normalisation);
+  job.report.engine = engines.stats();
+  trainer->reset();
+  if (status.ok() || status.error().code == ErrorCode::kInterrupted) {
+    auto file = job.model.export_file();
+    if (!file.ok()) return file.error();
+    outputs.model = std::move(file).value();
+  }
+  return status;
+}
+
+Status Runner::predict(Job& job, std::atomic<bool>& stop,
+                       const std::function<void(const Progress&)>& on_progress,
+                       JobOutputs& outputs) {
+  Graph& graph = job.model.graph;
+  auto linked = link(job.spec, job.scheme);
+  if (!linked.ok()) return linked.error();
+  const Dataset& data = job.data.test.empty() ? job.data.train : job.data.test;
+  const Dataset& reference = job.data.train.empty() ? data : job.data.train;
+  auto normalisation = make_normalisation(job.spec.data, reference, job.pool);
+  if (!normalisation.ok()) return normalisation.error();
+  JobEngines engines(job.spec, job.scheme, *linked, job.train_steps, job.inference_steps, hooks_,
+                     job.pool, job.ledger);
+  InferOptions options;
+  options.batch = job.spec.batch;
+  options.cancel = &stop;
+  options.on_progress = [&](const InferProgress& p) {
+    Progress progress;
+    progress.phase = "predicting";
+    progress.step = p.samples;
+    progress.steps = p.total_samples;
+    progress.images_per_second = p.images_per_second;
+    progress.eta_s = p.eta_s;
+    progress.checks_done = p.checks.done;
+    progress.checks_failed = p.checks.failed;
+    on_progress(progress);
+  };
+  auto predictions = infer(graph, data, *normalisation, options, engines, job.pool, job.ledger);
+  job.report.data = summarise_data(job.spec.data, job.data, *normalisation);
+  job.report.engine = engines.stats();
+  if (!predictions.ok()) return predictions.error();
+  job.report.model = summarise_model(graph, predictions->classes);
+  outputs.predictions_npy =
+      write_npy(predictions->values, predictions->samples, predictions->classes);
+  job.report.predictions = std::move(predictions).value();
+  return {};
+}
+
+Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
+  auto linked = link(job.spec, job.scheme);
+  if (!linked.ok()) return linked.error();
+  JobEngines engines(job.spec, job.scheme, *linked, job.train_steps, job.inference_steps, hooks_,
+                     job.pool, job.ledger);
+  ExecutorOptions options;
+  options.batch = job.spec.batch;
+  options.mode = StepMode::kTraining;
+  options.channel_block = engines.channel_block();
+  const auto ops = Executor::linear_ops(job.model.graph, options);
+  if (!ops.ok()) return ops.error();
+  auto engine = engines.engine_for(*ops, StepMode::kTraining);
+  if (!engine.ok()) return engine.error();
+  job.memory.engine = engines.plans().front()->engine_bytes;
+  const PlanSummary summary{engines.plans().front(), job.scheme, job.spec.batch,
+                            job.train_steps,         job.memory, engines.goal()};
+  outputs.plan_text = plan_text(summary);
+  outputs.plan_json = plan_json(summary);
+  return {};
+}
+
+Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
+                   const std::function<void(const Progress&)>& on_progress, JobOutputs& outputs) {
+  const auto scheme = parse_scheme(inputs.spec.scheme);
+  if (!scheme.ok()) return scheme.error();
+  Job job(inputs.spec, thread_count(inputs.spec, options_));
+  job.scheme = *scheme;
+  const JobKind kind = job.spec.kind;
+
+  ImportOptions import_options;
+  import_options.inference_only = kind == JobKind::kInfer;
+  auto model = OnnxModel::import(inputs.model, import_options);
+  if (!model.ok()) return model.error();
+  job.model = std::move(model).value();
+  inputs.model = {};
+
+  const bool has_data = !inputs.data.empty() || kind != JobKind::kPlan;
+  if (has_data) {
+    job.data_bytes = bytes_of(inputs.data);
+    const TimeScope scope(job.ledger, TimeKind::kData);
+    auto data = load_datasets(job.spec.data, std::move(inputs.data));
+    if (!data.ok()) return data.error();
+    job.data = std::move(data).value();
+  }
+  const std::int64_t train_samples = job.data.train.size();
+  const std::int64_t test_samples =
+      kind == JobKind::kInfer && job.data.test.empty() ? train_samples : job.data.test.size();
+  job.train_steps = std::max<std::int64_t>(1, job.spec.epochs) *
+                    std::max<std::int64_t>(1, ceil_div(train_samples, job.spec.batch));
+  if (job.spec.steps > 0) job.train_steps = std::min(job.train_steps, job.spec.steps);
+  job.inference_steps = (kind == JobKind::kTrain ? job.spec.epochs : 1) *
+                        std::max<std::int64_t>(1, ceil_div(test_samples, job.spec.batch));
+  const int block = job.scheme == Scheme::kLocal ? preferred_channel_block() : 0;
+  auto memory = estimate_memory(job.model.graph, job.spec, block, train_samples,
+                                kind == JobKind::kTrain && test_samples > 0);
+  if (!memory.ok()) return memory.error();
+  job.memory = *memory;
+  job.memory.data = job.data_bytes;
+
+  if (kind == JobKind::kPlan) return make_plan_report(job, outputs);
+  TEMPO_RETURN_IF_ERROR(refuse_if_too_large(job));
+  const Status status = kind == JobKind::kTrain ? train(job, stop, on_progress, outputs)
+                                                : predict(job, stop, on_progress, outputs);
+  job.report.spec = job.spec;
+  job.report.times = job.ledger;
+  job.report.process = measure_process();
+  if (!status.ok()) job.report.error = status.error();
+  outputs.report_json = report_json(job.report);
+  return status;
+}
+
+}  // namespace
+
+std::unique_ptr<JobRunner> make_job_runner(const EnclaveOptions& options,
+                                           const EnclaveHooks& hooks) {
+  return std::make_unique<Runner>(options, hooks);
+}
+
+}  // namespace tempo

@@ -1,0 +1,133 @@
+#include "enclave/job/plan_report.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+namespace tempo {
+namespace {
+
+double mib(std::uint64_t bytes) {
+  return static_cast<double>(bytes) / (1024.0 * 1024.0);
+}
+
+std::string lowering(const ConvGeometry& g) {
+  if (g.is_fully_connected()) return "dense";
+  if (g.is_direct()) return "1x1";
+  return fmt::format("im2col {}x{}{}", g.kernel_h, g.kernel_w,
+                     g.stride_h > 1 ? fmt::format("/{}", g.stride_h) : "");
+}
+
+std::string rounds(const OpPlan& op) {
+  if (!op.offloaded) return "-";
+  return fmt::format("{}/{}/{}", op.rounds_forward, op.rounds_weight_gradient,
+                     op.rounds_input_gradient);
+}
+
+double offloaded_share(const Plan& plan) {
+  return plan.multiply_adds == 0 ? 0.0
+                                 : static_cast<double>(plan.offloaded_multiply_adds) /
+                                       static_cast<double>(plan.multiply_adds);
+}
+
+}  // namespace
+
+std::string plan_text(const PlanSummary& summary) {
+  const Plan& plan = *summary.plan;
+  std::string out =
+      fmt::format("scheme {}: {}\n", scheme_name(summary.scheme), scheme_statement(summary.scheme));
+  out += fmt::format("batch {}, {} steps; m out-features, n in-features, p positions\n\n",
+                     summary.batch, summary.steps);
+  out += fmt::format(
+      "{:<24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9} {:>9} {:>8} {:>8}  {}\n",
+      "operator", "lowering", "m", "n", "p", "where", "tiles", "rounds", "MiB out", "MiB in",
+      "off ms", "local ms", "why");
+  for (const OpPlan& op : plan.ops) {
+    const ConvGeometry& g = op.op.geometry;
+    out += fmt::format(
+        "{:<24.24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9.2f} {:>9.2f} {:>8.2f} {:>8.2f} "
+        " {}\n",
+        op.op.name, lowering(g), g.m(), g.n(), g.p(), op.offloaded ? "workers" : "enclave",
+        op.offloaded ? op.tiles.size() : 0, rounds(op),
+        op.offloaded ? mib(op.bytes_to_workers) : 0.0,
+        op.offloaded ? mib(op.bytes_from_workers) : 0.0, op.offloaded_cost_ms, op.local_cost_ms,
+        op.reason);
+  }
+  out += fmt::format(
+      "\nrounds: forward/weight gradient/input gradient. off ms, local ms: estimated core-ms of "
+      "the "
+      "enclave a step.\n");
+  out += fmt::format(
+      "multiply-adds forward: {:.1f} M an image, {:.1f} % offloaded\n",
+      static_cast<double>(plan.multiply_adds) / 1e6 / static_cast<double>(summary.batch),
+      100 * offloaded_share(plan));
+  out += fmt::format(
+      "ring traffic a step: {:.1f} MiB to workers, {:.1f} MiB back; {} checked products\n",
+      mib(plan.bytes_to_workers), mib(plan.bytes_from_workers), plan.products);
+  for (std::size_t w = 0; w < plan.resident_bytes.size(); ++w) {
+    out += fmt::format("worker {} holds at most {:.1f} MiB\n", w, mib(plan.resident_bytes[w]));
+  }
+  if (plan.products > 0) {
+    out += fmt::format(
+        "soundness: an error of {} rms passes anywhere in the job with a chance below {:g}\n",
+        summary.goal.tamper_size, summary.goal.t);
+  }
+  const MemoryEstimate& m = summary.memory;
+  out += fmt::format(
+      "peak enclave memory: {:.0f} MiB (activations {:.0f}, parameters {:.0f}, keys and checks "
+      "{:.0f}, "
+      "data {:.0f}, program {:.0f})\n",
+      mib(m.total()), mib(m.activations), mib(m.parameters), mib(m.engine), mib(m.data),
+      mib(m.program));
+  return out;
+}
+
+std::string plan_json(const PlanSummary& summary) {
+  const Plan& plan = *summary.plan;
+  nlohmann::json ops = nlohmann::json::array();
+  for (const OpPlan& op : plan.ops) {
+    const ConvGeometry& g = op.op.geometry;
+    ops.push_back({{"name", op.op.name},
+                   {"lowering", lowering(g)},
+                   {"m", g.m()},
+                   {"n", g.n()},
+                   {"p", g.p()},
+                   {"where", op.offloaded ? "workers" : "enclave"},
+                   {"reason", op.reason},
+                   {"tiles", op.offloaded ? op.tiles.size() : 0},
+                   {"rounds",
+                    {{"forward", op.rounds_forward},
+                     {"weight_gradient", op.rounds_weight_gradient},
+                     {"input_gradient", op.rounds_input_gradient}}},
+                   {"bytes_to_workers", op.offloaded ? op.bytes_to_workers : 0},
+                   {"bytes_from_workers", op.offloaded ? op.bytes_from_workers : 0},
+                   {"offloaded_cost_ms", op.offloaded_cost_ms},
+                   {"local_cost_ms", op.local_cost_ms},
+                   {"products", op.offloaded ? op.products : 0}});
+  }
+  const MemoryEstimate& m = summary.memory;
+  const nlohmann::json json = {
+      {"scheme", scheme_name(summary.scheme)},
+      {"statement", scheme_statement(summary.scheme)},
+      {"batch", summary.batch},
+      {"steps", summary.steps},
+      {"operators", ops},
+      {"multiply_adds", plan.multiply_adds},
+      {"offloaded_multiply_adds", plan.offloaded_multiply_adds},
+      {"offloaded_share", offloaded_share(plan)},
+      {"bytes_to_workers", plan.bytes_to_workers},
+      {"bytes_from_workers", plan.bytes_from_workers},
+      {"products", plan.products},
+      {"worker_resident_bytes", plan.resident_bytes},
+      {"soundness", {{"t", summary.goal.t}, {"tamper_size", summary.goal.tamper_size}}},
+      {"peak_enclave_bytes",
+       {{"activations", m.activations},
+        {"parameters", m.parameters},
+        {"engine", m.engine},
+        {"data", m.data},
+        {"program", m.program},
+        {"total", m.total()}}}};
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace tempo

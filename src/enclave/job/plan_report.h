@@ -1,0 +1,34 @@
+// File: enclave/job/plan_report.h
+// A plan in words and as JSON, for `tempo plan`.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "enclave/offload/plan.h"
+
+namespace tempo {
+
+// Bytes of enclave memory by what they are for. Their sum is the peak.
+struct MemoryEstimate {
+  std::uint64_t activations = 0;  // arenas of all executors
+  std::uint64_t parameters = 0;   // weights, gradients, optimiser state
+  std::uint64_t engine = 0;       // keys and check sums
+  std::uint64_t data = 0;         // samples; 0 when planning without data
+  std::uint64_t program = 0;      // code, libraries, threads
+  std::uint64_t total() const { return activations + parameters + engine + data + program; }
+};
+
+struct PlanSummary {
+  const Plan* plan = nullptr;
+  Scheme scheme = Scheme::kLocal;
+  std::int64_t batch = 0;
+  std::int64_t steps = 0;
+  MemoryEstimate memory;
+  SoundnessGoal goal;
+};
+
+std::string plan_text(const PlanSummary& summary);
+std::string plan_json(const PlanSummary& summary);
+
+}  // namespace tempo

@@ -1,0 +1,44 @@
+// File: enclave/offload/local_engine.h
+// Linear operators inside the enclave: oneDNN's convolutions in the layout that the plan chose, and
+// gemm() for fully connected layers. The whole of the scheme `local` (the paper's Pure TEE), and
+// what the offload engine keeps inside.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "enclave/nn/time_ledger.h"
+#include "enclave/offload/linear.h"
+
+namespace tempo {
+
+// oneDNN's fastest channel blocking on this processor: 16 with AVX-512, 8 with AVX2, else 0
+// (channels last).
+int preferred_channel_block();
+
+class LocalEngine final : public LinearEngine {
+ public:
+  // Both must outlive the engine. Sets the number of OpenMP threads to that of the pool.
+  LocalEngine(ThreadPool& pool, TimeLedger& ledger);
+  ~LocalEngine() override;
+
+  Status begin_step(StepMode mode) override;
+  Status forward(const LinearOp& op, const float* input, const float* weights, const float* bias,
+                 float* output, ColumnMoments* moments) override;
+  Status backward(const LinearOp& op, const float* input, const float* weights,
+                  const float* d_output, float* d_weights, float* d_input,
+                  bool accumulate_input) override;
+  Status end_step() override { return {}; }
+
+ private:
+  class Convolution;  // primitives of one geometry; enclave/offload/local_engine.cc
+  Convolution& convolution(const LinearOp& op);
+
+  ThreadPool& pool_;
+  TimeLedger& ledger_;
+  std::map<std::vector<std::int64_t>, std::unique_ptr<Convolution>> convolutions_;
+};
+
+}  // namespace tempo
