@@ -11,8 +11,8 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "enclave/graph/graph.h"
-#include "enclave/offload/linear.h"
 #include "enclave/nn/time_ledger.h"
+#include "enclave/offload/linear.h"
 
 namespace tempo {
 

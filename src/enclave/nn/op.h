@@ -25,7 +25,9 @@ struct ShapeContext {
   std::vector<Shape> inputs;
 };
 
-// One node at one step. Tensors are in the layout of graph.h; null where absent or not needed.
+// One node at one step. Tensors are in the layout of graph.h, or blocked (`blocks`); null where
+// absent or not needed. BatchNormalization also gets out[1] and out[2]: the running mean and
+// variance to update, null when they must stay as they are.
 struct OpContext {
   const Graph& graph;
   const Node& node;
@@ -38,14 +40,28 @@ struct OpContext {
 
   std::vector<const float*> in;
   std::vector<float*> out;
-  std::vector<const float*> d_out;   // backward
-  std::vector<float*> d_in;          // backward; null where no gradient is wanted
-  std::vector<bool> accumulate;      // backward; per d_in: add instead of overwrite
-  std::byte* saved = nullptr;        // what forward keeps for backward (saved_bytes of it)
+  std::vector<const float*> d_out;         // backward
+  std::vector<float*> d_in;                // backward; null where no gradient is wanted
+  std::vector<bool> accumulate;            // backward; per d_in: add instead of overwrite
+  std::byte* saved = nullptr;              // what forward keeps for backward (saved_bytes of it)
   const ColumnMoments* moments = nullptr;  // BatchNormalization: moments of in[0], when the
                                            // linear operator before it delivered them
-  const Shape& in_shape(int i) const { return shapes[node.inputs[i]]; }
-  const Shape& out_shape(int i) const { return shapes[node.outputs[i]]; }
+  // Operators with a ReluFusion: out[0] is the Relu of the result, d_out[0] is the gradient of
+  // that Relu's output.
+  bool fused_relu = false;
+  // Channel block by TensorId (feature_view.h); null: everything is channels last.
+  const std::vector<int>* blocks = nullptr;
+
+  int block_of(TensorId id) const {
+    return blocks == nullptr ? 0 : (*blocks)[static_cast<std::size_t>(id)];
+  }
+  int in_block(int i) const { return block_of(node.inputs[static_cast<std::size_t>(i)]); }
+  int out_block(int i) const { return block_of(node.outputs[static_cast<std::size_t>(i)]); }
+  const Shape& shape_of(TensorId id) const { return shapes[static_cast<std::size_t>(id)]; }
+  const Shape& in_shape(int i) const { return shape_of(node.inputs[static_cast<std::size_t>(i)]); }
+  const Shape& out_shape(int i) const {
+    return shape_of(node.outputs[static_cast<std::size_t>(i)]);
+  }
 };
 
 // What backward reads besides d_out: decides how long forward's tensors live.
@@ -54,12 +70,26 @@ struct BackwardNeeds {
   bool outputs = false;
 };
 
+// What an operator asks of the layout of its rank-4 activations (feature_view.h).
+enum class Blocking {
+  kNone,  // channels last only
+  kSame,  // any, but the same for all of them
+  kFree,  // any, each its own
+};
+
+// Whether an operator can do the Relu after it in the same passes.
+enum class ReluFusion {
+  kNo,
+  kReadsOutput,  // backward masks by out[0]
+  kRecomputes,   // backward finds the mask from what it reads anyway
+};
+
 struct OpDef {
-  std::string_view type;       // ONNX operator
+  std::string_view type = {};  // ONNX operator
   int min_opset = 1;
   bool has_backward = true;
-  bool is_linear = false;      // done by the LinearEngine, not by forward/backward below
-  std::string_view notes;      // restrictions, one line, shown by `tempo ops`
+  bool is_linear = false;       // done by the LinearEngine, not by forward/backward below
+  std::string_view notes = {};  // restrictions, one line, shown by `tempo ops`
 
   // Why this node cannot be done, or empty. Looks at attributes and constants only.
   std::string (*unsupported)(const Graph& graph, const Node& node) = nullptr;
@@ -70,12 +100,23 @@ struct OpDef {
 
   void (*forward)(OpContext& context) = nullptr;
   void (*backward)(OpContext& context) = nullptr;
-  BackwardNeeds needs;
+  BackwardNeeds needs = {};
+  Blocking blocking = Blocking::kNone;
+  // The first so many inputs may lie where out[0] lies (and their gradients where d_out[0] lies)
+  // when they have as many elements.
+  int in_place_inputs = 0;
+  // Overrides in_place_inputs for one node: false when its elements move. Null: always true.
+  bool (*keeps_order)(const Node& node, const Shapes& shapes) = nullptr;
+  ReluFusion relu_fusion = ReluFusion::kNo;
   // Bytes that forward leaves for backward in OpContext::saved.
   std::int64_t (*saved_bytes)(const Node& node, const Shapes& shapes) = nullptr;
 };
 
 std::span<const OpDef> op_table();
 const OpDef* find_op(std::string_view onnx_type);  // null when unknown
+
+// True when the node is done by a LinearEngine: Conv, Gemm, and MatMul by a parameter or constant.
+// A MatMul of two activations is not.
+bool is_linear_node(const Graph& graph, const Node& node);
 
 }  // namespace tempo

@@ -10,15 +10,15 @@
 namespace tempo {
 
 enum class TimeKind : std::size_t {
-  kEncode,      // obfuscation of operands, with the check sums that ride on it
-  kDecode,      // copy-in, check and decoding of results
-  kCheck,       // check vectors and their products with weights
-  kKeys,        // drawing keys
-  kNonLinear,   // everything in the graph that is not a linear operator, and the loss
-  kLinearTee,   // linear operators done inside the enclave
-  kUpdate,      // optimiser
-  kWaiting,     // for workers
-  kData,        // reading and augmenting samples
+  kEncode,     // obfuscation of operands, with the check sums that ride on it
+  kDecode,     // copy-in, check and decoding of results
+  kCheck,      // check vectors and their products with weights
+  kKeys,       // drawing keys
+  kNonLinear,  // everything in the graph that is not a linear operator, and the loss
+  kLinearTee,  // linear operators done inside the enclave
+  kUpdate,     // optimiser
+  kWaiting,    // for workers
+  kData,       // reading and augmenting samples
   kCount
 };
 std::string_view time_kind_name(TimeKind kind);
@@ -38,7 +38,8 @@ class TimeScope {
   TimeScope(TimeLedger& ledger, TimeKind kind)
       : ledger_(ledger), kind_(kind), start_(std::chrono::steady_clock::now()) {}
   ~TimeScope() {
-    ledger_.add(kind_, std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count());
+    ledger_.add(kind_,
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count());
   }
   TimeScope(const TimeScope&) = delete;
   TimeScope& operator=(const TimeScope&) = delete;

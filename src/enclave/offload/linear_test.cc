@@ -52,8 +52,17 @@ TEST(ColumnMoments, ResetForgets) {
 }
 
 TEST(ConvGeometry, LowersToAMatrixProduct) {
-  ConvGeometry g{.batch = 2, .in_h = 8, .in_w = 6, .in_c = 5, .out_h = 4, .out_w = 3, .out_c = 7,
-                 .kernel_h = 3, .kernel_w = 2, .stride_h = 2, .stride_w = 2};
+  ConvGeometry g{.batch = 2,
+                 .in_h = 8,
+                 .in_w = 6,
+                 .in_c = 5,
+                 .out_h = 4,
+                 .out_w = 3,
+                 .out_c = 7,
+                 .kernel_h = 3,
+                 .kernel_w = 2,
+                 .stride_h = 2,
+                 .stride_w = 2};
   EXPECT_EQ(g.m(), 7);
   EXPECT_EQ(g.n(), 30);
   EXPECT_EQ(g.p(), 24);

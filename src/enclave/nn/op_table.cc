@@ -1,0 +1,35 @@
+#include <array>
+
+#include "enclave/nn/op.h"
+#include "enclave/nn/ops/op_defs.h"
+
+namespace tempo {
+
+std::span<const OpDef> op_table() {
+  static const std::array kTable = {
+      add_op(),      average_pool_op(), batch_normalization_op(),
+      constant_op(), conv_op(),         dropout_op(),
+      flatten_op(),  gemm_op(),         global_average_pool_op(),
+      identity_op(), mat_mul_op(),      max_pool_op(),
+      relu_op(),     reshape_op(),      softmax_op(),
+  };
+  return kTable;
+}
+
+const OpDef* find_op(std::string_view onnx_type) {
+  for (const OpDef& op : op_table()) {
+    if (op.type == onnx_type) return &op;
+  }
+  return nullptr;
+}
+
+bool is_linear_node(const Graph& graph, const Node& node) {
+  const OpDef* op = find_op(node.op_type);
+  if (op == nullptr || !op->is_linear) return false;
+  if (node.op_type != "MatMul") return true;
+  const Tensor* weights = input_tensor(graph, node, 1);
+  return weights != nullptr && is_fixed(*weights) && weights->declared.size() == 2 &&
+         weights->storage == Storage::kTransposed;
+}
+
+}  // namespace tempo

@@ -1,0 +1,55 @@
+#include "enclave/nn/ops/op_defs.h"
+
+namespace tempo {
+
+Error shape_error(const Node& node, std::string what, std::string expected, std::string got) {
+  return Error{.code = ErrorCode::kBadModel,
+               .what = std::move(what),
+               .where = node.name,
+               .expected = std::move(expected),
+               .got = std::move(got)};
+}
+
+Status check_inputs(const ShapeContext& context, std::size_t required) {
+  const Node& node = context.node;
+  if (node.inputs.size() < required || context.inputs.size() != node.inputs.size()) {
+    return shape_error(node, node.op_type + " lacks inputs", "at least " + std::to_string(required),
+                       std::to_string(node.inputs.size()));
+  }
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    if (node.inputs[i] == kNoTensor) {
+      if (i < required) {
+        return shape_error(node, node.op_type + " lacks an input", "input " + std::to_string(i));
+      }
+      continue;
+    }
+    for (const std::int64_t dim : context.inputs[i]) {
+      if (dim >= 1) continue;
+      return shape_error(node, "an input of " + node.op_type + " is empty", "dimensions above 0",
+                         shape_to_string(context.inputs[i]));
+    }
+  }
+  return {};
+}
+
+const Tensor* input_tensor(const Graph& graph, const Node& node, std::size_t i) {
+  if (i >= node.inputs.size() || node.inputs[i] == kNoTensor) return nullptr;
+  return &graph.tensors[static_cast<std::size_t>(node.inputs[i])];
+}
+
+bool is_fixed(const Tensor& tensor) {
+  return tensor.kind == TensorKind::kParameter || tensor.kind == TensorKind::kStatistic ||
+         tensor.kind == TensorKind::kConstant;
+}
+
+bool has_fixed_floats(const Graph& graph, const Node& node, std::size_t i) {
+  const Tensor* tensor = input_tensor(graph, node, i);
+  return tensor != nullptr && is_fixed(*tensor) && tensor->type == DataType::kFloat32;
+}
+
+Result<std::vector<Shape>> same_shape(const ShapeContext& context) {
+  TEMPO_RETURN_IF_ERROR(check_inputs(context, 1));
+  return std::vector<Shape>{context.inputs[0]};
+}
+
+}  // namespace tempo
