@@ -6,9 +6,11 @@
   (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "enclave/obfuscation/kernels.cc"
-#include "enclave/obfuscation/gather-inl.h"
-#include "hwy/foreach_target.h"  // must come before highway.h
+// clang-format off: the order matters
+#include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "enclave/obfuscation/gather-inl.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace tempo {
