@@ -1,9 +1,11 @@
 // File: wire/job.h
 // A job as the client describes it to the enclave (JSON over the job API, docs/reference.md).
+// Thread safety: plain values.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,35 +28,35 @@ struct NamedFile {
 
 struct ScheduleSpec {
   ScheduleKind kind = ScheduleKind::kConstant;
-  double warmup_epochs = 0;   // linear from 0
-  int step_epochs = 30;       // kStep: multiply by step_gamma every so many epochs
+  double warmup_epochs = 0;  // linear from 0
+  int step_epochs = 30;      // kStep: multiply by step_gamma every so many epochs
   double step_gamma = 0.1;
   double final_fraction = 0;  // kCosine: ends at this fraction of the base rate
 };
 
 struct DataSpec {
-  std::string format;         // "fashion-mnist", "cifar10", "npy"
-  std::vector<float> mean;    // per channel, of values in 0..1 (uint8) or as stored (float32);
+  std::string format;            // "fashion-mnist", "cifar10", "npy"
+  std::vector<float> mean;       // per channel, of values in 0..1 (uint8) or as stored (float32);
   std::vector<float> deviation;  // both empty: computed from the training set
-  bool random_crop = false;   // pad 4, crop back
-  bool random_flip = false;   // left to right
+  bool random_crop = false;      // pad 4, crop back
+  bool random_flip = false;      // left to right
 };
 
 struct JobSpec {
   JobKind kind = JobKind::kTrain;
-  std::string scheme = "tempo";       // local, plain, tempo
+  std::string scheme = "tempo";  // local, plain, tempo
   OffloadPolicy offload = OffloadPolicy::kAuto;
   TamperPolicy on_tamper = TamperPolicy::kContinue;
   DataSpec data;
   std::int64_t batch = 128;
   std::int64_t epochs = 1;
-  std::int64_t steps = 0;             // 0: no limit besides epochs
+  std::int64_t steps = 0;  // 0: no limit besides epochs
   double learning_rate = 0.05;
   double momentum = 0.9;
   double weight_decay = 0;
   ScheduleSpec schedule;
   std::uint64_t seed = 0;
-  int threads = 0;                    // 0: as many as there are cores
+  int threads = 0;  // 0: as many as there are cores
   // Obfuscation keys: coefficients uniform in {1..key_range}, or log-uniform reals in
   // [1, key_range].
   std::uint32_t key_range = 1024;
@@ -63,8 +65,33 @@ struct JobSpec {
   // result's rms) passes in the whole job.
   double soundness_t = 1e-6;
   double tamper_size = 0.01;
-  bool binary_checks = false;         // the paper's {0,1} vectors (Theorem V.2)
+  bool binary_checks = false;            // the paper's {0,1} vectors (Theorem V.2)
   std::uint64_t memory_limit_bytes = 0;  // of the enclave; 0: no limit of its own
 };
+
+// Every name that a NamedFile may have.
+std::span<const std::string_view> data_file_names();
+// The data formats that DataSpec::format may name.
+std::span<const std::string_view> data_formats();
+
+inline constexpr std::size_t kMaxJobJsonBytes = std::size_t{64} * 1024;
+
+// One JSON object whose keys are the members above; enums by the names below.
+std::string job_to_json(const JobSpec& spec);
+// Comes from outside. Keys that are left out keep their defaults; unknown keys, other types and
+// values out of range are refused. Error kUsage, `where` = the key ("schedule.kind").
+Result<JobSpec> job_from_json(std::string_view text);
+// Ranges and combinations, as job_from_json() checks them (scheme: only that it looks like a name).
+Status check_job(const JobSpec& spec);
+
+std::string_view job_kind_name(JobKind kind);                // train, infer, plan
+std::string_view offload_policy_name(OffloadPolicy policy);  // auto, all, none
+std::string_view tamper_policy_name(TamperPolicy policy);    // continue, abort
+std::string_view schedule_kind_name(ScheduleKind kind);      // constant, step, cosine
+// Error kUsage lists the names.
+Result<JobKind> parse_job_kind(std::string_view name);
+Result<OffloadPolicy> parse_offload_policy(std::string_view name);
+Result<TamperPolicy> parse_tamper_policy(std::string_view name);
+Result<ScheduleKind> parse_schedule_kind(std::string_view name);
 
 }  // namespace tempo

@@ -1,0 +1,188 @@
+#include "wire/job.h"
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+namespace tempo {
+namespace {
+
+constexpr std::array<std::string_view, 14> kDataFileNames = {
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+    "data_batch_1.bin",
+    "data_batch_2.bin",
+    "data_batch_3.bin",
+    "data_batch_4.bin",
+    "data_batch_5.bin",
+    "test_batch.bin",
+    "x.npy",
+    "y.npy",
+    "x_test.npy",
+    "y_test.npy",
+};
+
+constexpr std::array<std::string_view, 3> kDataFormats = {"fashion-mnist", "cifar10", "npy"};
+
+template <class Enum>
+struct Named {
+  Enum value;
+  std::string_view name;
+};
+
+constexpr std::array kJobKinds = {Named{JobKind::kTrain, "train"}, Named{JobKind::kInfer, "infer"},
+                                  Named{JobKind::kPlan, "plan"}};
+constexpr std::array kOffloadPolicies = {Named{OffloadPolicy::kAuto, "auto"},
+                                         Named{OffloadPolicy::kAll, "all"},
+                                         Named{OffloadPolicy::kNone, "none"}};
+constexpr std::array kTamperPolicies = {Named{TamperPolicy::kContinue, "continue"},
+                                        Named{TamperPolicy::kAbort, "abort"}};
+constexpr std::array kScheduleKinds = {Named{ScheduleKind::kConstant, "constant"},
+                                       Named{ScheduleKind::kStep, "step"},
+                                       Named{ScheduleKind::kCosine, "cosine"}};
+
+template <class Enum, std::size_t N>
+std::string_view name_of(const std::array<Named<Enum>, N>& table, Enum value) {
+  for (const auto& entry : table) {
+    if (entry.value == value) return entry.name;
+  }
+  return table.front().name;
+}
+
+template <class Enum, std::size_t N>
+Result<Enum> value_of(const std::array<Named<Enum>, N>& table, const char* where,
+                      std::string_view name) {
+  std::string known;
+  for (const auto& entry : table) {
+    if (entry.name == name) return entry.value;
+    known += (known.empty() ? "" : ", ") + std::string(entry.name);
+  }
+  return Error{ErrorCode::kUsage,
+               "unknown value",
+               where,
+               "one of " + known,
+               std::string(name.substr(0, 64)),
+               ""};
+}
+
+std::string number_text(double value) {
+  std::string text = std::to_string(value);
+  if (std::isfinite(value) && std::abs(value) < 1e-3 && value != 0) text = "a smaller value";
+  return text;
+}
+
+Status out_of_range(const char* where, std::string expected, std::string got) {
+  return Error{ErrorCode::kUsage,   "value out of range", where,
+               std::move(expected), std::move(got),       ""};
+}
+
+Status check_integer(const char* where, std::int64_t value, std::int64_t low, std::int64_t high) {
+  if (value >= low && value <= high) return {};
+  return out_of_range(where, std::to_string(low) + " to " + std::to_string(high),
+                      std::to_string(value));
+}
+
+// Refuses NaN as well.
+Status check_real(const char* where, double value, double low, double high) {
+  if (value >= low && value <= high) return {};
+  std::string range = "a number from ";
+  range += low < 1e-3 && low > 0 ? "a tiny positive number" : std::to_string(low);
+  return out_of_range(where, range + " to " + std::to_string(high), number_text(value));
+}
+
+Status check_data(const DataSpec& data, JobKind kind) {
+  bool known = data.format.empty() && kind == JobKind::kPlan;
+  std::string names;
+  for (const std::string_view format : kDataFormats) {
+    known = known || data.format == format;
+    names += (names.empty() ? "" : ", ") + std::string(format);
+  }
+  if (!known) {
+    return Error{ErrorCode::kUsage, "unknown data format",     "data.format",
+                 "one of " + names, data.format.substr(0, 64), ""};
+  }
+  constexpr std::size_t kMaxChannels = 4096;
+  if (data.mean.size() != data.deviation.size() || data.mean.size() > kMaxChannels) {
+    return out_of_range(
+        "data.mean", "as many values as data.deviation, at most 4096",
+        std::to_string(data.mean.size()) + " and " + std::to_string(data.deviation.size()));
+  }
+  for (const float mean : data.mean) {
+    TEMPO_RETURN_IF_ERROR(check_real("data.mean", mean, -1e6, 1e6));
+  }
+  for (const float deviation : data.deviation) {
+    TEMPO_RETURN_IF_ERROR(check_real("data.deviation", deviation, 1e-12, 1e6));
+  }
+  return {};
+}
+
+Status check_scheme_text(const std::string& scheme) {
+  bool fits = !scheme.empty() && scheme.size() <= 32;
+  for (const char c : scheme) fits = fits && c >= 'a' && c <= 'z';
+  if (fits) return {};
+  return Error{ErrorCode::kUsage,       "not the name of a scheme", "scheme",
+               "local, plain or tempo", scheme.substr(0, 64),       ""};
+}
+
+Status check_schedule(const ScheduleSpec& schedule) {
+  TEMPO_RETURN_IF_ERROR(check_real("schedule.warmup_epochs", schedule.warmup_epochs, 0, 1e6));
+  TEMPO_RETURN_IF_ERROR(check_integer("schedule.step_epochs", schedule.step_epochs, 1, 1'000'000));
+  TEMPO_RETURN_IF_ERROR(check_real("schedule.step_gamma", schedule.step_gamma, 1e-12, 1));
+  return check_real("schedule.final_fraction", schedule.final_fraction, 0, 1);
+}
+
+}  // namespace
+
+std::span<const std::string_view> data_file_names() {
+  return kDataFileNames;
+}
+std::span<const std::string_view> data_formats() {
+  return kDataFormats;
+}
+
+std::string_view job_kind_name(JobKind kind) {
+  return name_of(kJobKinds, kind);
+}
+std::string_view offload_policy_name(OffloadPolicy policy) {
+  return name_of(kOffloadPolicies, policy);
+}
+std::string_view tamper_policy_name(TamperPolicy policy) {
+  return name_of(kTamperPolicies, policy);
+}
+std::string_view schedule_kind_name(ScheduleKind kind) {
+  return name_of(kScheduleKinds, kind);
+}
+
+Result<JobKind> parse_job_kind(std::string_view name) {
+  return value_of(kJobKinds, "kind", name);
+}
+Result<OffloadPolicy> parse_offload_policy(std::string_view name) {
+  return value_of(kOffloadPolicies, "offload", name);
+}
+Result<TamperPolicy> parse_tamper_policy(std::string_view name) {
+  return value_of(kTamperPolicies, "on_tamper", name);
+}
+Result<ScheduleKind> parse_schedule_kind(std::string_view name) {
+  return value_of(kScheduleKinds, "schedule.kind", name);
+}
+
+Status check_job(const JobSpec& spec) {
+  TEMPO_RETURN_IF_ERROR(check_scheme_text(spec.scheme));
+  TEMPO_RETURN_IF_ERROR(check_data(spec.data, spec.kind));
+  TEMPO_RETURN_IF_ERROR(check_schedule(spec.schedule));
+  TEMPO_RETURN_IF_ERROR(check_integer("batch", spec.batch, 1, 65'536));
+  TEMPO_RETURN_IF_ERROR(check_integer("epochs", spec.epochs, 0, 1'000'000));
+  TEMPO_RETURN_IF_ERROR(check_integer("steps", spec.steps, 0, 1'000'000'000));
+  TEMPO_RETURN_IF_ERROR(check_real("learning_rate", spec.learning_rate, 0, 1e6));
+  TEMPO_RETURN_IF_ERROR(check_real("momentum", spec.momentum, 0, 1));
+  TEMPO_RETURN_IF_ERROR(check_real("weight_decay", spec.weight_decay, 0, 1e3));
+  TEMPO_RETURN_IF_ERROR(check_integer("threads", spec.threads, 0, 1024));
+  // Above 2^24 an integer coefficient is no longer exact in single precision.
+  TEMPO_RETURN_IF_ERROR(check_integer("key_range", spec.key_range, 1, 1 << 24));
+  TEMPO_RETURN_IF_ERROR(check_real("soundness_t", spec.soundness_t, 1e-30, 0.5));
+  return check_real("tamper_size", spec.tamper_size, 1e-6, 1e6);
+}
+
+}  // namespace tempo

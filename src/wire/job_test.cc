@@ -1,0 +1,158 @@
+#include "wire/job.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+
+namespace tempo {
+namespace {
+
+using Json = nlohmann::json;
+
+JobSpec valid_job() {
+  JobSpec spec;
+  spec.data.format = "npy";
+  return spec;
+}
+
+// Every member differs from its default, so that a member that is not carried is noticed.
+JobSpec unusual_job() {
+  JobSpec spec;
+  spec.kind = JobKind::kInfer;
+  spec.scheme = "plain";
+  spec.offload = OffloadPolicy::kAll;
+  spec.on_tamper = TamperPolicy::kAbort;
+  spec.data = {"cifar10", {0.1F, 0.2F, 0.3F}, {0.4F, 0.5F, 0.6F}, true, true};
+  spec.batch = 7;
+  spec.epochs = 3;
+  spec.steps = 11;
+  spec.learning_rate = 0.1;
+  spec.momentum = 0.25;
+  spec.weight_decay = 5e-4;
+  spec.schedule = {ScheduleKind::kCosine, 1.5, 4, 0.2, 0.01};
+  spec.seed = std::numeric_limits<std::uint64_t>::max();
+  spec.threads = 3;
+  spec.key_range = 77;
+  spec.key_real = true;
+  spec.soundness_t = 1e-9;
+  spec.tamper_size = 0.5;
+  spec.binary_checks = true;
+  spec.memory_limit_bytes = (std::uint64_t{1} << 40) + 1;
+  return spec;
+}
+
+TEST(JobJson, CarriesEveryMember) {
+  const JobSpec spec = unusual_job();
+  const auto back = job_from_json(job_to_json(spec));
+  ASSERT_TRUE(back.ok()) << back.error().one_line();
+  EXPECT_EQ(back->kind, spec.kind);
+  EXPECT_EQ(back->scheme, spec.scheme);
+  EXPECT_EQ(back->offload, spec.offload);
+  EXPECT_EQ(back->on_tamper, spec.on_tamper);
+  EXPECT_EQ(back->data.format, spec.data.format);
+  EXPECT_EQ(back->data.mean, spec.data.mean);
+  EXPECT_EQ(back->data.deviation, spec.data.deviation);
+  EXPECT_EQ(back->data.random_crop, spec.data.random_crop);
+  EXPECT_EQ(back->data.random_flip, spec.data.random_flip);
+  EXPECT_EQ(back->batch, spec.batch);
+  EXPECT_EQ(back->epochs, spec.epochs);
+  EXPECT_EQ(back->steps, spec.steps);
+  EXPECT_EQ(back->learning_rate, spec.learning_rate);
+  EXPECT_EQ(back->momentum, spec.momentum);
+  EXPECT_EQ(back->weight_decay, spec.weight_decay);
+  EXPECT_EQ(back->schedule.kind, spec.schedule.kind);
+  EXPECT_EQ(back->schedule.warmup_epochs, spec.schedule.warmup_epochs);
+  EXPECT_EQ(back->schedule.step_epochs, spec.schedule.step_epochs);
+  EXPECT_EQ(back->schedule.step_gamma, spec.schedule.step_gamma);
+  EXPECT_EQ(back->schedule.final_fraction, spec.schedule.final_fraction);
+  EXPECT_EQ(back->seed, spec.seed);
+  EXPECT_EQ(back->threads, spec.threads);
+  EXPECT_EQ(back->key_range, spec.key_range);
+  EXPECT_EQ(back->key_real, spec.key_real);
+  EXPECT_EQ(back->soundness_t, spec.soundness_t);
+  EXPECT_EQ(back->tamper_size, spec.tamper_size);
+  EXPECT_EQ(back->binary_checks, spec.binary_checks);
+  EXPECT_EQ(back->memory_limit_bytes, spec.memory_limit_bytes);
+}
+
+TEST(JobJson, MissingKeysKeepTheirDefaults) {
+  const auto spec = job_from_json(R"({"data": {"format": "npy"}})");
+  ASSERT_TRUE(spec.ok()) << spec.error().one_line();
+  EXPECT_EQ(spec->batch, JobSpec().batch);
+  EXPECT_EQ(spec->kind, JobKind::kTrain);
+  EXPECT_EQ(spec->scheme, "tempo");
+}
+
+struct BadJob {
+  const char* text;
+  const char* where;
+};
+
+class BadJobs : public testing::TestWithParam<BadJob> {};
+
+TEST_P(BadJobs, AreRefusedByName) {
+  const auto spec = job_from_json(GetParam().text);
+  ASSERT_FALSE(spec.ok());
+  EXPECT_EQ(spec.error().code, ErrorCode::kUsage);
+  EXPECT_EQ(spec.error().where, GetParam().where);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadJobs,
+    testing::Values(
+        BadJob{"", ""}, BadJob{"[]", ""}, BadJob{"{\"batch\":", ""},
+        BadJob{R"({"bacth": 3, "data": {"format": "npy"}})", "bacth"},
+        BadJob{R"({"data": {"format": "npy", "labels": 1}})", "data.labels"},
+        BadJob{R"({"data": {"format": "tar"}})", "data.format"},
+        BadJob{R"({"data": "npy"})", "data"},
+        BadJob{R"({"kind": "mine", "data": {"format": "npy"}})", "kind"},
+        BadJob{R"({"kind": 1, "data": {"format": "npy"}})", "kind"},
+        BadJob{R"({"batch": "8", "data": {"format": "npy"}})", "batch"},
+        BadJob{R"({"batch": 8.5, "data": {"format": "npy"}})", "batch"},
+        BadJob{R"({"batch": 0, "data": {"format": "npy"}})", "batch"},
+        BadJob{R"({"batch": -1, "data": {"format": "npy"}})", "batch"},
+        BadJob{R"({"batch": 18446744073709551615, "data": {"format": "npy"}})", "batch"},
+        BadJob{R"({"seed": -1, "data": {"format": "npy"}})", "seed"},
+        BadJob{R"({"threads": 4294967297, "data": {"format": "npy"}})", "threads"},
+        BadJob{R"({"learning_rate": 1e400, "data": {"format": "npy"}})", ""},
+        BadJob{R"({"learning_rate": -0.1, "data": {"format": "npy"}})", "learning_rate"},
+        BadJob{R"({"momentum": 2, "data": {"format": "npy"}})", "momentum"},
+        BadJob{R"({"scheme": "Tempo; rm", "data": {"format": "npy"}})", "scheme"},
+        BadJob{R"({"key_range": 0, "data": {"format": "npy"}})", "key_range"},
+        BadJob{R"({"soundness_t": 0, "data": {"format": "npy"}})", "soundness_t"},
+        BadJob{R"({"schedule": {"kind": "steps"}, "data": {"format": "npy"}})", "schedule.kind"},
+        BadJob{R"({"schedule": {"step_epochs": 0}, "data": {"format": "npy"}})",
+               "schedule.step_epochs"},
+        BadJob{R"({"data": {"format": "npy", "mean": [1]}})", "data.mean"},
+        BadJob{R"({"data": {"format": "npy", "mean": [1], "deviation": [0]}})", "data.deviation"},
+        BadJob{R"({"data": {"format": "npy", "mean": ["1"], "deviation": [1]}})", "data.mean"}));
+
+TEST(JobJson, RefusesTextThatIsTooLong) {
+  const auto spec = job_from_json(std::string(kMaxJobJsonBytes + 1, ' '));
+  ASSERT_FALSE(spec.ok());
+  EXPECT_EQ(spec.error().code, ErrorCode::kUsage);
+}
+
+TEST(JobJson, SurvivesDeepNesting) {
+  EXPECT_FALSE(job_from_json(std::string(kMaxJobJsonBytes, '[')).ok());
+}
+
+TEST(CheckJob, RefusesNotANumber) {
+  JobSpec spec = valid_job();
+  EXPECT_TRUE(check_job(spec).ok());
+  spec.learning_rate = std::numeric_limits<double>::quiet_NaN();
+  const Status status = check_job(spec);
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.error().where, "learning_rate");
+}
+
+TEST(CheckJob, APlanNeedsNoData) {
+  JobSpec spec;
+  EXPECT_FALSE(check_job(spec).ok());
+  spec.kind = JobKind::kPlan;
+  EXPECT_TRUE(check_job(spec).ok());
+}
+
+}  // namespace
+}  // namespace tempo
