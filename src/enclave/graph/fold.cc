@@ -19,7 +19,7 @@ struct Operand {
   bool is_scalar = false;
   Ints values;
 };
-struct Value {
+struct Folded {
   bool is_scalar = false;
   Ints values;
 };
@@ -31,20 +31,20 @@ std::optional<std::size_t> position(std::int64_t index, std::size_t size) {
   return static_cast<std::size_t>(index < 0 ? index + signed_size : index);
 }
 
-std::optional<Value> cast(const Node& node, const std::vector<Operand>& in) {
+std::optional<Folded> cast(const Node& node, const std::vector<Operand>& in) {
   const std::int64_t to = node.int_or("to", 0);
   if (to != kOnnxInt32 && to != kOnnxInt64) return std::nullopt;
   for (const std::int64_t value : in[0].values) {
     if (to == kOnnxInt32 && value != static_cast<std::int32_t>(value)) return std::nullopt;
   }
-  return Value{in[0].is_scalar, in[0].values};
+  return Folded{in[0].is_scalar, in[0].values};
 }
 
-std::optional<Value> gather(const Node& node, const std::vector<Operand>& in) {
+std::optional<Folded> gather(const Node& node, const std::vector<Operand>& in) {
   if (in.size() != 2 || in[0].is_scalar || !in[1].present) return std::nullopt;
   const std::int64_t axis = node.int_or("axis", 0);
   if (axis != 0 && axis != -1) return std::nullopt;
-  Value out{in[1].is_scalar, {}};
+  Folded out{in[1].is_scalar, {}};
   for (const std::int64_t index : in[1].values) {
     const auto at = position(index, in[0].values.size());
     if (!at) return std::nullopt;
@@ -62,22 +62,22 @@ bool axes_are_first(const Node& node, const std::vector<Operand>& in, bool may_b
   return axes.size() == 1 && (axes[0] == 0 || axes[0] == -1);
 }
 
-std::optional<Value> unsqueeze(const Node& node, const std::vector<Operand>& in) {
+std::optional<Folded> unsqueeze(const Node& node, const std::vector<Operand>& in) {
   if (!in[0].is_scalar || !axes_are_first(node, in, false)) return std::nullopt;
-  return Value{false, in[0].values};
+  return Folded{false, in[0].values};
 }
 
-std::optional<Value> squeeze(const Node& node, const std::vector<Operand>& in) {
+std::optional<Folded> squeeze(const Node& node, const std::vector<Operand>& in) {
   if (in[0].is_scalar || in[0].values.size() != 1 || !axes_are_first(node, in, true)) {
     return std::nullopt;
   }
-  return Value{true, in[0].values};
+  return Folded{true, in[0].values};
 }
 
-std::optional<Value> concat(const Node& node, const std::vector<Operand>& in) {
+std::optional<Folded> concat(const Node& node, const std::vector<Operand>& in) {
   const std::int64_t axis = node.int_or("axis", 1);
   if (axis != 0 && axis != -1) return std::nullopt;
-  Value out{false, {}};
+  Folded out{false, {}};
   for (const Operand& operand : in) {
     if (!operand.present || operand.is_scalar) return std::nullopt;
     if (out.values.size() + operand.values.size() > kMaxFoldedInts) return std::nullopt;
@@ -86,7 +86,7 @@ std::optional<Value> concat(const Node& node, const std::vector<Operand>& in) {
   return out;
 }
 
-std::optional<Value> slice(const Node& node, const std::vector<Operand>& in) {
+std::optional<Folded> slice(const Node& node, const std::vector<Operand>& in) {
   if (in[0].is_scalar) return std::nullopt;
   // Opset 9 has attributes, 10 and later inputs: data, starts, ends, axes, steps.
   Ints starts = node.ints_or("starts", {});
@@ -110,16 +110,16 @@ std::optional<Value> slice(const Node& node, const std::vector<Operand>& in) {
   };
   const std::int64_t start = clamp(starts[0]);
   const std::int64_t end = std::max(start, clamp(ends[0]));
-  return Value{false, Ints(in[0].values.begin() + start, in[0].values.begin() + end)};
+  return Folded{false, Ints(in[0].values.begin() + start, in[0].values.begin() + end)};
 }
 
-std::optional<Value> reshape(const Node& node, const std::vector<Operand>& in) {
+std::optional<Folded> reshape(const Node& node, const std::vector<Operand>& in) {
   if (in.size() != 2 || !in[1].present || in[1].is_scalar) return std::nullopt;
   const Ints& target = in[1].values;
   const auto size = static_cast<std::int64_t>(in[0].values.size());
-  if (target.empty() && size == 1) return Value{true, in[0].values};
+  if (target.empty() && size == 1) return Folded{true, in[0].values};
   const bool is_copy = target == Ints{0} && !in[0].is_scalar && node.int_or("allowzero", 0) == 0;
-  if (target == Ints{-1} || target == Ints{size} || is_copy) return Value{false, in[0].values};
+  if (target == Ints{-1} || target == Ints{size} || is_copy) return Folded{false, in[0].values};
   return std::nullopt;
 }
 
@@ -140,13 +140,13 @@ std::optional<std::int64_t> combine(const std::string& op, std::int64_t a, std::
   return out;
 }
 
-std::optional<Value> arithmetic(const Node& node, const std::vector<Operand>& in) {
+std::optional<Folded> arithmetic(const Node& node, const std::vector<Operand>& in) {
   if (in.size() != 2 || !in[1].present) return std::nullopt;
   const std::size_t a_size = in[0].values.size();
   const std::size_t b_size = in[1].values.size();
   if (a_size != b_size && a_size != 1 && b_size != 1) return std::nullopt;
   const std::size_t size = a_size == 1 ? b_size : a_size;
-  Value out{in[0].is_scalar && in[1].is_scalar, {}};
+  Folded out{in[0].is_scalar && in[1].is_scalar, {}};
   for (std::size_t i = 0; i < size; ++i) {
     const auto value =
         combine(node.op_type, in[0].values[a_size == 1 ? 0 : i], in[1].values[b_size == 1 ? 0 : i]);
@@ -156,20 +156,34 @@ std::optional<Value> arithmetic(const Node& node, const std::vector<Operand>& in
   return out;
 }
 
+std::optional<Folded> expand(const Node&, const std::vector<Operand>& in) {
+  if (in.size() != 2 || !in[1].present || in[1].is_scalar || in[1].values.size() != 1) {
+    return std::nullopt;
+  }
+  const std::int64_t wanted = in[1].values[0];
+  const auto size = static_cast<std::int64_t>(in[0].values.size());
+  if (wanted == 1 || wanted == size) return Folded{false, in[0].values};
+  if (size != 1 || wanted < 0 || wanted > static_cast<std::int64_t>(kMaxFoldedInts)) {
+    return std::nullopt;
+  }
+  return Folded{false, Ints(static_cast<std::size_t>(wanted), in[0].values[0])};
+}
+
 struct Rule {
   const char* op_type;
-  std::optional<Value> (*apply)(const Node& node, const std::vector<Operand>& in);
+  std::optional<Folded> (*apply)(const Node& node, const std::vector<Operand>& in);
 };
 
-std::optional<Value> identity(const Node&, const std::vector<Operand>& in) {
-  return Value{in[0].is_scalar, in[0].values};
+std::optional<Folded> identity(const Node&, const std::vector<Operand>& in) {
+  return Folded{in[0].is_scalar, in[0].values};
 }
 
 constexpr std::array kRules = {
-    Rule{"Add", arithmetic},  Rule{"Cast", cast},       Rule{"Concat", concat},
-    Rule{"Div", arithmetic},  Rule{"Gather", gather},   Rule{"Identity", identity},
-    Rule{"Mul", arithmetic},  Rule{"Reshape", reshape}, Rule{"Slice", slice},
-    Rule{"Squeeze", squeeze}, Rule{"Sub", arithmetic},  Rule{"Unsqueeze", unsqueeze},
+    Rule{"Add", arithmetic},      Rule{"Cast", cast},       Rule{"Concat", concat},
+    Rule{"Div", arithmetic},      Rule{"Expand", expand},   Rule{"Gather", gather},
+    Rule{"Identity", identity},   Rule{"Mul", arithmetic},  Rule{"Reshape", reshape},
+    Rule{"Slice", slice},         Rule{"Squeeze", squeeze}, Rule{"Sub", arithmetic},
+    Rule{"Unsqueeze", unsqueeze},
 };
 
 const Rule* find_rule(const std::string& op_type) {
@@ -224,7 +238,7 @@ std::optional<FoldedInts> fold_node(const Node& node,
       operands.push_back(input == nullptr ? Operand{}
                                           : Operand{true, input->is_scalar, input->at[batch]});
     }
-    std::optional<Value> value = rule->apply(node, operands);
+    std::optional<Folded> value = rule->apply(node, operands);
     if (!value || value->values.size() > kMaxFoldedInts) return std::nullopt;
     out.is_scalar = value->is_scalar;
     out.at[batch] = std::move(value->values);

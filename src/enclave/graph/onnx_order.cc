@@ -4,7 +4,6 @@
 
 #include <functional>
 #include <queue>
-#include <unordered_set>
 
 namespace tempo {
 namespace {
@@ -13,9 +12,10 @@ Error bad_value(std::string what, const std::string& name) {
   return Error{.code = ErrorCode::kBadModel, .what = std::move(what), .where = name};
 }
 
-std::vector<std::string> unique_node_names(const onnx::GraphProto& graph) {
-  std::vector<std::string> names(static_cast<std::size_t>(graph.node_size()));
-  std::unordered_set<std::string> taken;
+void make_node_names(const onnx::GraphProto& graph, OnnxOrder* out) {
+  std::vector<std::string>& names = out->node_names;
+  std::unordered_set<std::string>& taken = out->taken_node_names;
+  names.resize(static_cast<std::size_t>(graph.node_size()));
   // Names from the file go first, so that a made-up name never takes one away.
   for (int i = 0; i < graph.node_size(); ++i) {
     const std::string& name = graph.node(i).name();
@@ -28,7 +28,6 @@ std::vector<std::string> unique_node_names(const onnx::GraphProto& graph) {
     name = (node.name().empty() ? node.op_type() : node.name()) + "_" + std::to_string(i);
     while (!taken.insert(name).second) name.push_back('_');
   }
-  return names;
 }
 
 Status collect_definitions(const onnx::GraphProto& graph, OnnxOrder* out) {
@@ -118,7 +117,7 @@ Status sort_nodes(const onnx::GraphProto& graph, OnnxOrder* out) {
 
 Result<OnnxOrder> order_nodes(const onnx::GraphProto& graph) {
   OnnxOrder out;
-  out.node_names = unique_node_names(graph);
+  make_node_names(graph, &out);
   TEMPO_RETURN_IF_ERROR(collect_definitions(graph, &out));
   TEMPO_RETURN_IF_ERROR(count_readers(graph, &out));
   TEMPO_RETURN_IF_ERROR(sort_nodes(graph, &out));

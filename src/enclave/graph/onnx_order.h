@@ -5,6 +5,7 @@
 
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/error.h"
@@ -24,7 +25,8 @@ struct ValueUse {
 
 struct OnnxOrder {
   std::vector<std::string> node_names;  // index = position in the file; unique, never empty
-  std::vector<int> order;               // positions in the file; the file's own order if it will do
+  std::unordered_set<std::string> taken_node_names;
+  std::vector<int> order;  // positions in the file; the file's own order if it will do
   std::unordered_map<std::string, ValueUse> values;
 };
 

@@ -47,6 +47,7 @@ constexpr std::array kAttributeTypes = {
     AttributeType{"ends", AttributeProto::INTS},
     AttributeType{"epsilon", AttributeProto::FLOAT},
     AttributeType{"group", AttributeProto::INT},
+    AttributeType{"keepdims", AttributeProto::INT},
     AttributeType{"kernel_shape", AttributeProto::INTS},
     AttributeType{"momentum", AttributeProto::FLOAT},
     AttributeType{"pads", AttributeProto::INTS},

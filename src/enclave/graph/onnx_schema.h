@@ -16,8 +16,8 @@ namespace tempo {
 
 struct OpSchema {
   std::string_view type;
-  std::string_view inputs;  // one letter an input: 'f' float32, 'i' integers or flags
-  int required = 1;         // of them, not counting optional ones at the end
+  std::string_view inputs;   // one letter an input: 'f' float32, 'i' integers or flags
+  std::size_t required = 1;  // of them, not counting optional ones at the end
 };
 
 // Null for operators that the importer does not know.

@@ -1,0 +1,73 @@
+#include "enclave/graph/onnx_rewrite.h"
+
+#include <onnx/onnx_pb.h>
+
+#include <algorithm>
+
+#include "enclave/graph/onnx_tensor.h"
+
+namespace tempo {
+namespace {
+
+template <class T, class Predicate>
+void erase_if(google::protobuf::RepeatedPtrField<T>* list, Predicate predicate) {
+  list->erase(std::remove_if(list->begin(), list->end(), predicate), list->end());
+}
+
+void add_initializer(onnx::ModelProto* model, const PendingHome& home) {
+  onnx::TensorProto* tensor = model->mutable_graph()->add_initializer();
+  tensor->set_name(home.name);
+  tensor->set_data_type(onnx::TensorProto::FLOAT);
+  for (const std::int64_t dim : home.dims) tensor->add_dims(dim);
+  if (model->ir_version() >= 4) return;
+  // Before IR 4, every initializer is a graph input as well.
+  onnx::ValueInfoProto* input = model->mutable_graph()->add_input();
+  input->set_name(home.name);
+  auto* type = input->mutable_type()->mutable_tensor_type();
+  type->set_elem_type(onnx::TensorProto::FLOAT);
+  type->mutable_shape();
+  for (const std::int64_t dim : home.dims) type->mutable_shape()->add_dim()->set_dim_value(dim);
+}
+
+void to_inference_form(onnx::NodeProto* node) {
+  if (node->op_type() == "BatchNormalization") {
+    // Absent means inference; the further outputs exist in training only.
+    erase_if(node->mutable_attribute(), [](const onnx::AttributeProto& attribute) {
+      return attribute.name() == "training_mode";
+    });
+    node->mutable_output()->DeleteSubrange(1, node->output_size() - 1);
+  } else if (node->op_type() == "Dropout" && node->input_size() > 2) {
+    node->mutable_input()->DeleteSubrange(2, node->input_size() - 2);  // the training flag
+  }
+}
+
+}  // namespace
+
+std::vector<PayloadHome> rewrite_for_export(onnx::ModelProto* model, const std::vector<int>& order,
+                                            std::vector<PendingHome> pending,
+                                            const std::unordered_set<std::string>& unused) {
+  onnx::GraphProto* graph = model->mutable_graph();
+  std::vector<bool> removed(static_cast<std::size_t>(graph->node_size()), false);
+  std::vector<PayloadHome> homes;
+  for (PendingHome& home : pending) {
+    if (home.initializer < 0) {
+      removed[static_cast<std::size_t>(home.node)] = true;
+      home.initializer = graph->initializer_size();
+      add_initializer(model, home);
+    }
+    homes.push_back({home.tensor, home.initializer});
+    drop_payload(graph->mutable_initializer(home.initializer));
+  }
+  google::protobuf::RepeatedPtrField<onnx::NodeProto> nodes;
+  for (const int position : order) {
+    if (removed[static_cast<std::size_t>(position)]) continue;
+    nodes.Add()->Swap(graph->mutable_node(position));
+    to_inference_form(&nodes.at(nodes.size() - 1));
+  }
+  graph->mutable_node()->Swap(&nodes);
+  erase_if(graph->mutable_value_info(),
+           [&unused](const onnx::ValueInfoProto& info) { return unused.contains(info.name()); });
+  return homes;
+}
+
+}  // namespace tempo

@@ -1,0 +1,35 @@
+// File: enclave/graph/onnx_rewrite.h
+// Makes of an imported file the one that export fills with payloads.
+// Thread safety: free function without state.
+#pragma once
+
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "enclave/graph/graph.h"
+#include "enclave/graph/onnx_import.h"
+
+namespace onnx {
+class ModelProto;
+}
+
+namespace tempo {
+
+// A tensor of the graph that export writes back.
+struct PendingHome {
+  TensorId tensor = kNoTensor;
+  int initializer = -1;  // in the file; -1: none yet, it takes the place of `node`
+  int node = -1;
+  std::string name;
+  Shape dims;  // ONNX's
+};
+
+// Puts nodes into `order` without those that became initializers, takes the payloads of `pending`
+// out of the file, and brings nodes into inference form. `unused`: values that nothing reads and
+// that inference does not make.
+std::vector<PayloadHome> rewrite_for_export(onnx::ModelProto* model, const std::vector<int>& order,
+                                            std::vector<PendingHome> pending,
+                                            const std::unordered_set<std::string>& unused);
+
+}  // namespace tempo

@@ -1,0 +1,312 @@
+#include "enclave/graph/onnx.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+#include <numeric>
+
+#include "enclave/graph/onnx_import.h"
+#include "enclave/graph/onnx_schema.h"
+#include "enclave/graph/test_models.h"
+#include "enclave/nn/op.h"
+
+namespace tempo {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using namespace test;
+
+OnnxModel must_import(const std::vector<std::byte>& file) {
+  Result<OnnxModel> model = OnnxModel::import(file, {});
+  if (!model) ADD_FAILURE() << model.error().one_line();
+  return model ? std::move(*model) : OnnxModel();
+}
+
+std::vector<std::string> op_types(const Graph& graph) {
+  std::vector<std::string> types;
+  for (const Node& node : graph.nodes) types.push_back(node.op_type);
+  return types;
+}
+
+const Tensor& tensor(const Graph& graph, const std::string& name) {
+  const TensorId id = graph.find(name);
+  TEMPO_ASSERT(id != kNoTensor);
+  return graph.tensors[static_cast<std::size_t>(id)];
+}
+
+// Name -> bytes of every float initializer.
+std::map<std::string, std::string> payloads(const onnx::ModelProto& model) {
+  std::map<std::string, std::string> out;
+  for (const onnx::TensorProto& initializer : model.graph().initializer()) {
+    if (initializer.data_type() != onnx::TensorProto::FLOAT) continue;
+    std::string& bytes = out[initializer.name()];
+    bytes = initializer.raw_data();
+    if (!initializer.has_raw_data()) {
+      bytes.assign(reinterpret_cast<const char*>(initializer.float_data().data()),
+                   static_cast<std::size_t>(initializer.float_data_size()) * sizeof(float));
+    }
+  }
+  return out;
+}
+
+TEST(Import, EveryOperatorOfTheTableHasItsInputsChecked) {
+  for (const OpDef& op : op_table()) {
+    if (op.type == "Constant") continue;  // never a node of the graph
+    EXPECT_NE(find_schema(op.type), nullptr) << op.type;
+  }
+}
+
+class CnnFixture : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(CnnFixture, ImportsAndExportsEveryWeight) {
+  const std::vector<std::byte> file = read_fixture(GetParam());
+  const OnnxModel model = must_import(file);
+  ASSERT_EQ(model.graph.outputs.size(), 1U);
+  const Result<Shapes> shapes = infer_shapes(model.graph, 5);
+  ASSERT_TRUE(shapes.ok()) << shapes.error().one_line();
+  EXPECT_EQ((*shapes)[static_cast<std::size_t>(model.graph.outputs[0])], (Shape{5, 3}));
+  EXPECT_EQ((*shapes)[static_cast<std::size_t>(model.graph.inputs[0])], (Shape{5, 3, 12, 10}));
+  // Exporters differ in how they write pooling and flattening, and in fusing normalisation; what is
+  // left after import is one of these.
+  std::vector<std::string> types = op_types(model.graph);
+  std::erase(types, "Dropout");
+  std::erase(types, "Flatten");
+  std::erase(types, "Reshape");
+  std::erase(types, "BatchNormalization");
+  EXPECT_THAT(types, ElementsAre("Conv", "Relu", "MaxPool", "Conv", "Conv", "Add", "Relu",
+                                 "AveragePool", "Conv", "GlobalAveragePool", "Gemm"));
+
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok()) << exported.error().one_line();
+  EXPECT_EQ(payloads(from_bytes(*exported)), payloads(from_bytes(file)));
+  const OnnxModel again = must_import(*exported);
+  EXPECT_EQ(op_types(again.graph), op_types(model.graph));
+}
+
+INSTANTIATE_TEST_SUITE_P(Opsets, CnnFixture,
+                         ::testing::Values("cnn_opset9.onnx", "cnn_opset11.onnx",
+                                           "cnn_opset13.onnx", "cnn_opset17.onnx",
+                                           "cnn_opset18.onnx", "cnn_opset23.onnx",
+                                           "cnn_newest.onnx", "cnn_fixed_opset13.onnx",
+                                           "cnn_fixed_opset20.onnx"));
+
+class MlpFixture : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(MlpFixture, FoldsTheFlatteningIntoOneReshape) {
+  const std::vector<std::byte> file = read_fixture(GetParam());
+  const OnnxModel model = must_import(file);
+  EXPECT_THAT(op_types(model.graph),
+              ElementsAre("Reshape", "Gemm", "Relu", "MatMul", "Add", "Softmax"));
+  const Node& reshape = model.graph.nodes[0];
+  const Tensor& target = model.graph.tensors[static_cast<std::size_t>(reshape.inputs[1])];
+  EXPECT_THAT(target.ints, ElementsAre(0, 12));
+  for (const std::int64_t batch : {1, 4, 33}) {
+    const Result<Shapes> shapes = infer_shapes(model.graph, batch);
+    ASSERT_TRUE(shapes.ok()) << shapes.error().one_line();
+    EXPECT_EQ((*shapes)[static_cast<std::size_t>(model.graph.outputs[0])], (Shape{batch, 5}));
+  }
+  EXPECT_EQ(tensor(model.graph, "matrix").storage, Storage::kTransposed);
+  EXPECT_EQ(tensor(model.graph, "matrix").kind, TensorKind::kParameter);
+  EXPECT_EQ(tensor(model.graph, "bias").kind, TensorKind::kParameter);
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok());
+  EXPECT_EQ(payloads(from_bytes(*exported)), payloads(from_bytes(file)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Opsets, MlpFixture,
+                         ::testing::Values("mlp_opset9.onnx", "mlp_opset11.onnx",
+                                           "mlp_opset13.onnx", "mlp_opset17.onnx",
+                                           "mlp_opset18.onnx", "mlp_opset23.onnx",
+                                           "mlp_newest.onnx", "mlp_fixed_opset13.onnx",
+                                           "mlp_fixed_opset20.onnx"));
+
+TEST(Import, KindsAndStorageOfParameters) {
+  const OnnxModel model = must_import(read_fixture("cnn_opset17.onnx"));
+  const Graph& graph = model.graph;
+  EXPECT_EQ(tensor(graph, "stem.weight").kind, TensorKind::kParameter);
+  EXPECT_EQ(tensor(graph, "stem.weight").storage, Storage::kConvWeights);
+  EXPECT_EQ(tensor(graph, "stem.weight").declared, (Shape{4, 3, 3, 3}));
+  EXPECT_EQ(tensor(graph, "block.bias").kind, TensorKind::kParameter);
+  EXPECT_EQ(tensor(graph, "stem_bn.weight").kind, TensorKind::kParameter);
+  EXPECT_EQ(tensor(graph, "stem_bn.bias").kind, TensorKind::kParameter);
+  EXPECT_EQ(tensor(graph, "stem_bn.running_mean").kind, TensorKind::kStatistic);
+  EXPECT_EQ(tensor(graph, "stem_bn.running_var").kind, TensorKind::kStatistic);
+  EXPECT_EQ(tensor(graph, "fc.weight").storage, Storage::kOnnx);  // transB=1 is m x n already
+  EXPECT_EQ(tensor(graph, "input").kind, TensorKind::kInput);
+  EXPECT_EQ(tensor(graph, "input").declared, (Shape{kBatchDim, 3, 12, 10}));
+}
+
+TEST(Import, GemmWithoutTransBIsStoredTransposed) {
+  onnx::ModelProto proto = empty_model({0, 2});
+  add_floats(&proto, "w", {2, 3});
+  add_node(&proto, "Gemm", {"x", "w"}, {"y"});
+  add_output(&proto, "y");
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_EQ(tensor(model.graph, "w").storage, Storage::kTransposed);
+  EXPECT_THAT(tensor(model.graph, "w").floats, ElementsAre(1, 4, 2, 5, 3, 6));
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok());
+  EXPECT_EQ(payloads(from_bytes(*exported)), payloads(proto));
+}
+
+TEST(Import, ParametersThatWereEqualAtExportAreSeparate) {
+  OnnxModel model = must_import(read_fixture("fresh_norms_opset13.onnx"));
+  EXPECT_THAT(op_types(model.graph), ElementsAre("Conv", "BatchNormalization", "Relu", "Conv",
+                                                 "BatchNormalization", "Flatten"));
+  const std::vector<std::string> names = {"bn1.weight",      "bn2.weight",       "bn1.bias",
+                                          "bn2.bias",        "bn1.running_mean", "bn2.running_mean",
+                                          "bn1.running_var", "bn2.running_var"};
+  float value = 100;
+  for (const std::string& name : names) {
+    const TensorId id = model.graph.find(name);
+    ASSERT_NE(id, kNoTensor) << name;
+    model.graph.tensors[static_cast<std::size_t>(id)].floats.assign(3, value++);
+  }
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok());
+  const OnnxModel again = must_import(*exported);
+  value = 100;
+  for (const std::string& name : names) {
+    EXPECT_THAT(tensor(again.graph, name).floats, ElementsAre(value, value, value)) << name;
+    value++;
+  }
+  EXPECT_EQ(tensor(again.graph, "bn2.running_var").kind, TensorKind::kStatistic);
+  EXPECT_EQ(tensor(again.graph, "bn2.weight").kind, TensorKind::kParameter);
+}
+
+TEST(Import, OldFilesListInitializersAsInputs) {
+  onnx::ModelProto proto = small_model();
+  proto.set_ir_version(3);
+  set_value_info(proto.mutable_graph()->add_input(), "w", {3, 4});
+  set_value_info(proto.mutable_graph()->add_input(), "b", {3});
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_EQ(model.graph.inputs.size(), 1U);
+  EXPECT_EQ(tensor(model.graph, "w").kind, TensorKind::kParameter);
+}
+
+TEST(Import, OrdersNodes) {
+  onnx::ModelProto proto = small_model();
+  proto.mutable_graph()->mutable_node()->SwapElements(0, 1);
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_THAT(op_types(model.graph), ElementsAre("Gemm", "Relu"));
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok());
+  EXPECT_EQ(from_bytes(*exported).graph().node(0).op_type(), "Gemm");
+}
+
+TEST(Import, NamesNodesUniquely) {
+  onnx::ModelProto proto = empty_model({0, 4});
+  add_node(&proto, "Relu", {"x"}, {"a"})->set_name("same");
+  add_node(&proto, "Relu", {"a"}, {"b"})->set_name("same");
+  add_node(&proto, "Relu", {"b"}, {"y"})->set_name("");
+  add_output(&proto, "y");
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_EQ(model.graph.nodes[0].name, "same");
+  EXPECT_EQ(model.graph.nodes[1].name, "same_1");
+  EXPECT_EQ(model.graph.nodes[2].name, "Relu_2");
+}
+
+TEST(Import, AConstantNodeMayHoldAParameter) {
+  onnx::ModelProto proto = empty_model({0, 2});
+  onnx::AttributeProto* attribute = add_node(&proto, "Constant", {}, {"w"})->add_attribute();
+  attribute->set_name("value");
+  attribute->set_type(onnx::AttributeProto::TENSOR);
+  attribute->mutable_t()->set_data_type(onnx::TensorProto::FLOAT);
+  for (const int dim : {2, 2}) attribute->mutable_t()->add_dims(dim);
+  for (const float value : {1.F, 2.F, 3.F, 4.F}) attribute->mutable_t()->add_float_data(value);
+  add_node(&proto, "MatMul", {"x", "w"}, {"y"});
+  add_output(&proto, "y");
+  OnnxModel model = must_import(to_bytes(proto));
+  const TensorId w = model.graph.find("w");
+  ASSERT_NE(w, kNoTensor);
+  EXPECT_EQ(tensor(model.graph, "w").kind, TensorKind::kParameter);
+  EXPECT_THAT(tensor(model.graph, "w").floats, ElementsAre(1, 3, 2, 4));
+  model.graph.tensors[static_cast<std::size_t>(w)].floats = {10, 30, 20, 40};
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok());
+  const onnx::ModelProto out = from_bytes(*exported);
+  ASSERT_EQ(out.graph().initializer_size(), 1);
+  EXPECT_EQ(out.graph().initializer(0).name(), "w");
+  float values[4];
+  ASSERT_EQ(out.graph().initializer(0).raw_data().size(), sizeof(values));
+  std::memcpy(values, out.graph().initializer(0).raw_data().data(), sizeof(values));
+  EXPECT_THAT(values, ElementsAre(10, 20, 30, 40));
+  ASSERT_EQ(out.graph().node_size(), 1);
+}
+
+TEST(Import, MeanOverTheImageIsGlobalAveragePooling) {
+  for (const std::int64_t keep : {0, 1}) {
+    onnx::ModelProto proto = empty_model({0, 2, 3, 4}, 18);
+    add_ints(&proto, "axes", {-1, 2});
+    add_int(add_node(&proto, "ReduceMean", {"x", "axes"}, {"y"}), "keepdims", keep);
+    add_output(&proto, "y");
+    const OnnxModel model = must_import(to_bytes(proto));
+    ASSERT_FALSE(model.graph.nodes.empty());
+    EXPECT_EQ(model.graph.nodes[0].op_type, "GlobalAveragePool");
+    EXPECT_EQ(model.graph.nodes.size(), keep == 1 ? 1U : 2U);
+    const Result<Shapes> shapes = infer_shapes(model.graph, 2);
+    ASSERT_TRUE(shapes.ok());
+    EXPECT_EQ((*shapes)[static_cast<std::size_t>(model.graph.outputs[0])],
+              keep == 1 ? (Shape{2, 2, 1, 1}) : (Shape{2, 2}));
+  }
+}
+
+TEST(Import, ANumberInTheCodeIsNotTrained) {
+  onnx::ModelProto proto = empty_model({0, 4});
+  onnx::AttributeProto* attribute = add_node(&proto, "Constant", {}, {"c"})->add_attribute();
+  attribute->set_name("value_floats");
+  attribute->set_type(onnx::AttributeProto::FLOATS);
+  for (int i = 0; i < 4; ++i) attribute->add_floats(1.5F);
+  add_node(&proto, "Add", {"x", "c"}, {"y"});
+  add_output(&proto, "y");
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_EQ(tensor(model.graph, "c").kind, TensorKind::kConstant);
+  EXPECT_THAT(tensor(model.graph, "c").floats, ElementsAre(1.5F, 1.5F, 1.5F, 1.5F));
+}
+
+TEST(Export, IsInInferenceForm) {
+  const OnnxModel model = must_import(read_fixture("cnn_opset17.onnx"));
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok());
+  int norms = 0;
+  int dropouts = 0;
+  const onnx::ModelProto out = from_bytes(*exported);
+  for (const onnx::NodeProto& node : out.graph().node()) {
+    if (node.op_type() == "BatchNormalization") {
+      ++norms;
+      EXPECT_EQ(node.output_size(), 1);
+      for (const onnx::AttributeProto& attribute : node.attribute()) {
+        EXPECT_NE(attribute.name(), "training_mode");
+      }
+    } else if (node.op_type() == "Dropout") {
+      ++dropouts;
+      EXPECT_EQ(node.input_size(), 2);
+    }
+  }
+  EXPECT_EQ(norms, 2);
+  EXPECT_EQ(dropouts, 1);
+}
+
+TEST(Export, CarriesChangedParameters) {
+  OnnxModel model = must_import(to_bytes(small_model()));
+  const TensorId b = model.graph.find("b");
+  model.graph.tensors[static_cast<std::size_t>(b)].floats = {7, 8, 9};
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok());
+  EXPECT_THAT(tensor(must_import(*exported).graph, "b").floats, ElementsAre(7, 8, 9));
+  EXPECT_THAT(tensor(must_import(*exported).graph, "w").floats,
+              ElementsAre(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12));
+}
+
+TEST(InferShapes, RefusesABatchThatMakesNoSenseOrIsTooLarge) {
+  const OnnxModel model = must_import(to_bytes(small_model()));
+  EXPECT_EQ(infer_shapes(model.graph, 0).error().code, ErrorCode::kUsage);
+  EXPECT_EQ(infer_shapes(model.graph, kMaxTensorElements).error().code, ErrorCode::kBadModel);
+  EXPECT_TRUE(infer_shapes(model.graph, 1).ok());
+}
+
+}  // namespace
+}  // namespace tempo

@@ -1,0 +1,102 @@
+// File: enclave/graph/value_table.h
+// What every name in an ONNX file stands for while it is imported: a tensor of the graph, a
+// constant that is not in the graph yet, or integers that were computed from shapes.
+// Thread safety: one thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "enclave/graph/fold.h"
+#include "enclave/graph/graph.h"
+#include "enclave/graph/onnx_constant.h"
+#include "enclave/graph/onnx_rewrite.h"
+
+namespace onnx {
+class GraphProto;
+class NodeProto;
+class TensorProto;
+}  // namespace onnx
+
+namespace tempo {
+
+struct Value {
+  TensorId id = kNoTensor;                      // once the graph has it
+  const onnx::TensorProto* constant = nullptr;  // an initializer's or a Constant node's
+  int initializer = -1;                         // position in the file
+  int node = -1;                                // the Constant or Identity that made it
+  bool is_trainable = false;                    // an initializer, or Identity of one
+  bool is_copy = false;                         // Identity of a constant
+  bool is_computed = false;                     // a constant that is not in the file as such
+  std::optional<FoldedInts> ints;               // known integers
+  bool is_lost = false;  // integers that an unsupported node upstream keeps from being known
+
+  bool is_activation() const { return constant == nullptr && !ints && !is_lost; }
+};
+
+// How a node uses a constant.
+struct Role {
+  TensorKind kind = TensorKind::kConstant;
+  Storage storage = Storage::kOnnx;
+};
+
+class ValueTable {
+ public:
+  // Tensors go to `graph`. `file_bytes` bounds what copies of constants may take.
+  ValueTable(Graph* graph, std::int64_t file_bytes);
+
+  // Precondition: the file's structure was checked (onnx_order.h), so that every name that a node
+  // reads has been declared before.
+  void declare_initializers(const onnx::GraphProto& file);
+  // A Constant node at a position in the file. Error: kBadModel.
+  Status declare_constant(const onnx::NodeProto& node, const std::string& where, int position);
+  void declare(const std::string& name, TensorId id) { values_[name].id = id; }
+  bool contains(const std::string& name) const { return values_.contains(name); }
+  Value& at(const std::string& name) { return values_.at(name); }
+
+  // `shapes`: at the probe batch sizes (fold.h); nothing when they cannot be known.
+  TensorId add_tensor(Tensor tensor, std::optional<PerBatch<Shape>> shapes);
+  const std::optional<PerBatch<Shape>>& shapes(TensorId id) const {
+    return shapes_[static_cast<std::size_t>(id)];
+  }
+
+  // The value's integers when they are known, else null. Error: kBadModel for a damaged tensor.
+  Result<const FoldedInts*> known_ints(Value* value);
+
+  // The graph's tensor for a constant; puts it there at its first use. Precondition: the value is
+  // a constant or known integers that do not depend on the batch. Errors: as check_tensor, and
+  // kUnsupportedModel for two roles that exclude each other.
+  Result<TensorId> constant_tensor(const std::string& name, const Role& role);
+  // A computed constant whose elements are all zero.
+  bool is_computed_zero(const Value& value) const;
+
+  // True when the node only passes on, or computes from constants and shapes, what its output
+  // stands for: then the graph needs no node. `node` has the attributes. Error: as known_ints.
+  Result<bool> absorb(const Node& node, const onnx::NodeProto& proto, int position);
+
+  // The tensors that export writes back.
+  std::vector<PendingHome> take_homes() { return std::move(homes_); }
+
+ private:
+  // The rules of absorb().
+  bool alias_constant(const Node& node, const onnx::NodeProto& proto, int position);
+  Result<bool> alias_activation(const Node& node, const onnx::NodeProto& proto);
+  Result<bool> expand(const Node& node, const onnx::NodeProto& proto);
+  bool shape_of(const Node& node, const onnx::NodeProto& proto);
+  Result<bool> fold(const Node& node, const onnx::NodeProto& proto);
+
+  Status fill_constant(const std::string& name, const Value& value, const Role& role,
+                       Tensor* tensor);
+
+  Graph& graph_;
+  std::int64_t copy_budget_;  // bytes
+  std::unordered_map<std::string, Value> values_;
+  std::vector<std::optional<PerBatch<Shape>>> shapes_;  // index = TensorId
+  std::vector<SharedTensor> made_;  // what Value::constant points to beside the file
+  std::vector<PendingHome> homes_;
+};
+
+}  // namespace tempo
