@@ -37,6 +37,7 @@ class JobEngines final : public EngineFactory {
   const std::vector<const Plan*>& plans() const { return plans_; }
   // The statistics so far, with the soundness reached.
   EngineStats stats() const;
+  const std::vector<EngineEvent>& events() const { return stats_.events; }
   const SoundnessGoal& goal() const { return goal_; }
 
  private:

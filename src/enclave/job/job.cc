@@ -208,9 +208,8 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
       stop,
       [&](const TrainProgress& p) {
         Progress progress = to_progress(p);
-        const EngineStats stats = engines.stats();
-        for (; told < stats.events.size(); ++told) {
-          progress.message += (progress.message.empty() ? "" : "; ") + describe(stats.events[told]);
+        for (; told < engines.events().size(); ++told) {
+          progress.message += (progress.message.empty() ? "" : "; ") + describe(engines.events()[told]);
         }
         on_progress(progress);
       },

@@ -1,0 +1,111 @@
+#include "lab/enclave_hooks.h"
+
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <memory>
+
+#include "base/philox.h"
+
+namespace tempo::lab {
+namespace {
+
+class SeededRandom final : public RandomSource {
+ public:
+  explicit SeededRandom(std::uint64_t seed) : seed_(seed) {}
+
+  void fill(std::span<std::byte> out) override {
+    for (std::size_t i = 0; i < out.size();) {
+      const std::array<std::uint32_t, 4> words =
+          philox4x32(seed_, {static_cast<std::uint32_t>(counter_),
+                             static_cast<std::uint32_t>(counter_ >> 32), 0x6c6162U, 0});
+      ++counter_;
+      const std::size_t n = std::min(sizeof(words), out.size() - i);
+      std::memcpy(out.data() + i, words.data(), n);
+      i += n;
+    }
+  }
+
+ private:
+  std::uint64_t seed_;
+  std::uint64_t counter_ = 0;
+};
+
+class DumpFile {
+ public:
+  explicit DumpFile(const EnclaveHookOptions& options)
+      : values_(options.dump_directory + "/plain.f32", std::ios::binary | std::ios::app),
+        index_(options.dump_directory + "/plain.jsonl", std::ios::app),
+        limit_(options.dump_limit_bytes) {}
+
+  void add(const std::string& name, const char* kind, const float* values, std::int64_t rows,
+           std::int64_t cols) {
+    const std::uint64_t bytes = static_cast<std::uint64_t>(rows * cols) * sizeof(float);
+    if (values == nullptr || written_ + bytes > limit_) return;
+    index_ << R"({"operator":")" << name << R"(","kind":")" << kind << R"(","rows":)" << rows
+           << R"(,"cols":)" << cols << R"(,"offset":)" << written_ << "}\n"
+           << std::flush;
+    values_.write(reinterpret_cast<const char*>(values), static_cast<std::streamsize>(bytes));
+    values_.flush();
+    written_ += bytes;
+  }
+
+ private:
+  std::ofstream values_;
+  std::ofstream index_;
+  const std::uint64_t limit_;
+  std::uint64_t written_ = 0;
+};
+
+// Passes everything on and writes down what it sees.
+class DumpingEngine final : public LinearEngine {
+ public:
+  DumpingEngine(LinearEngine& engine, std::shared_ptr<DumpFile> file)
+      : engine_(engine), file_(std::move(file)) {}
+
+  Status begin_step(StepMode mode) override { return engine_.begin_step(mode); }
+
+  Status forward(const LinearOp& op, const float* input, const float* weights, const float* bias,
+                 float* output, ColumnMoments* moments) override {
+    const ConvGeometry& g = op.geometry;
+    file_->add(op.name, "input", input, g.input_elements() / g.in_c, g.in_c);
+    file_->add(op.name, "weights", weights, g.m(), g.n());
+    file_->add(op.name, "bias", bias, 1, g.m());
+    const Status status = engine_.forward(op, input, weights, bias, output, moments);
+    file_->add(op.name, "output", output, g.p(), g.m());
+    return status;
+  }
+
+  Status backward(const LinearOp& op, const float* input, const float* weights,
+                  const float* d_output, float* d_weights, float* d_input,
+                  bool accumulate_input) override {
+    file_->add(op.name, "d_output", d_output, op.geometry.p(), op.geometry.m());
+    return engine_.backward(op, input, weights, d_output, d_weights, d_input, accumulate_input);
+  }
+
+  Status end_step() override { return engine_.end_step(); }
+
+ private:
+  LinearEngine& engine_;
+  std::shared_ptr<DumpFile> file_;
+};
+
+}  // namespace
+
+EnclaveHooks make_enclave_hooks(const EnclaveHookOptions& options) {
+  std::fprintf(stderr, "TEMPO LAB PROGRAM: not for private data\n");
+  EnclaveHooks hooks;
+  if (options.seeded) {
+    std::fprintf(stderr, "TEMPO LAB PROGRAM: keys and check vectors follow from a seed\n");
+    hooks.make_random = [seed = options.seed] { return std::make_unique<SeededRandom>(seed); };
+  }
+  if (!options.dump_directory.empty()) {
+    std::fprintf(stderr, "TEMPO LAB PROGRAM: operands are written to a file in clear\n");
+    hooks.wrap_engine = [file = std::make_shared<DumpFile>(options)](LinearEngine& engine) {
+      return std::make_unique<DumpingEngine>(engine, file);
+    };
+  }
+  return hooks;
+}
+
+}  // namespace tempo::lab
