@@ -1,0 +1,121 @@
+#include "worker/session.h"
+
+#include <poll.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "wire/descriptor_ring.h"
+#include "wire/doorbell.h"
+#include "wire/task_check.h"
+#include "wire/unix_socket.h"
+
+namespace tempo {
+namespace {
+
+// Doorbells are hints: the rings are looked at again after this long.
+constexpr int kMaxSleepMs = 500;
+
+bool task_fits(const Task& task, const RingGeometry& geometry) {
+  if (!task_ok(task, geometry.payload_bytes())) return false;
+  const std::uint64_t payload = task.payload_bytes();
+  const std::uint64_t reply = task.reply_bytes();
+  return (payload == 0 || slab_run_ok(geometry, task.payload_slab, payload)) &&
+         (reply == 0 || slab_run_ok(geometry, task.reply_slab, reply));
+}
+
+}  // namespace
+
+SessionEnd Session::run() {
+  auto arenas = shake_hands();
+  if (stopped_) return SessionEnd::kStopped;
+  if (!arenas) {
+    spdlog::warn("a peer was turned away: {}", arenas.error().one_line());
+    return SessionEnd::kPeerGone;
+  }
+  spdlog::info("serving an off-loader");
+  const SessionEnd end = serve(*arenas);
+  spdlog::info("the session ends");
+  return end;
+}
+
+Result<Session::Arenas> Session::shake_hands() {
+  const int socket = socket_.get();
+  if (auto hello = expect_frame(socket, FrameType::kHello, 0, deadline_in_ms(kHelloTimeoutMs));
+      !hello) {
+    return hello.error();
+  }
+  WorkerInfo info;
+  info.memory_limit_bytes = executor_.store().limits().bytes;
+  const std::string name = device_.name();
+  std::memcpy(info.device, name.data(), std::min(name.size(), sizeof(info.device) - 1));
+  TEMPO_RETURN_IF_ERROR(send_frame(socket, FrameType::kWelcome, encode_worker(info), {},
+                                   deadline_in_ms(kHelloTimeoutMs)));
+  // The enclave may take its time to attach.
+  if (!wait(-1)) return Error{ErrorCode::kInterrupted, "stopped", "", "", "", ""};
+  auto frame = expect_frame(socket, FrameType::kArenas, 2, deadline_in_ms(kHelloTimeoutMs));
+  if (!frame) return frame.error();
+  auto geometry = decode_geometry(frame->body);
+  if (!geometry) return geometry.error();
+  auto request =
+      SharedRegion::map(frame->fds[0], request_arena_bytes(*geometry), MapAccess::kReadOnly);
+  if (!request) return request.error();
+  auto reply =
+      SharedRegion::map(frame->fds[1], reply_arena_bytes(*geometry), MapAccess::kReadWrite);
+  if (!reply) return reply.error();
+  return Arenas{*geometry, std::move(*request), std::move(*reply)};
+}
+
+bool Session::wait(int timeout_ms) {
+  pollfd entries[2] = {{stop_fd_, POLLIN, 0}, {socket_.get(), POLLIN, 0}};
+  ::poll(entries, 2, timeout_ms);
+  stopped_ = entries[0].revents != 0;
+  return !stopped_;
+}
+
+SessionEnd Session::serve(const Arenas& arenas) {
+  const RingGeometry& geometry = arenas.geometry;
+  std::byte* const request = arenas.request.data();
+  std::byte* const reply = arenas.reply.data();
+  RingConsumer<Task> tasks(arena_submissions(request, reply), geometry.entries);
+  RingProducer<Completion> completions(arena_completions(request, reply), geometry.entries);
+  const auto violation = [](const char* what) {
+    spdlog::error("the off-loader broke the protocol: {}", what);
+    return SessionEnd::kPeerGone;
+  };
+
+  for (;;) {
+    if (!wait(0)) return SessionEnd::kStopped;
+    if (!answer_doorbell(socket_.get())) return SessionEnd::kPeerGone;
+    Task task;
+    RingRead read = tasks.pop(task);
+    if (read == RingRead::kEmpty) {
+      read = tasks.begin_wait();
+      if (read == RingRead::kEmpty) {
+        wait(kMaxSleepMs);
+        tasks.end_wait();
+        continue;
+      }
+      if (read == RingRead::kItem) continue;
+    }
+    if (read == RingRead::kBroken) return violation("impossible ring index");
+    if (!task_fits(task, geometry)) return violation("malformed task");
+    const auto room = completions.room();
+    if (!room || *room == 0) return violation("no room for a completion");
+    const std::byte* payload =
+        task.payload_bytes() > 0 ? request_slab(request, geometry, task.payload_slab) : nullptr;
+    std::byte* out =
+        task.reply_bytes() > 0 ? reply_slab(reply, geometry, task.reply_slab) : nullptr;
+    const Completion completion = executor_.execute(task, payload, out);
+    if (completion.status != TaskStatus::kOk) {
+      spdlog::warn("task {}: status {}, detail {}", task.request,
+                   static_cast<int>(completion.status), completion.detail);
+    }
+    completions.push(completion);
+    if (completions.peer_waits()) ring_doorbell(socket_.get());
+  }
+}
+
+}  // namespace tempo

@@ -1,0 +1,49 @@
+// File: worker/session.h
+// One off-loader's connection, from its hello to its end. The off-loader is not trusted: every
+// number from it is checked, and a violation ends the session.
+#pragma once
+
+#include <cstdint>
+
+#include "wire/fd.h"
+#include "wire/ring_layout.h"
+#include "wire/shared_region.h"
+#include "wire/task.h"
+#include "worker/device.h"
+#include "worker/executor.h"
+
+namespace tempo {
+
+inline constexpr int kHelloTimeoutMs = 2000;
+
+enum class SessionEnd { kPeerGone, kStopped };
+
+class Session {
+ public:
+  // stop_fd: readable when the program is to end.
+  Session(Fd socket, Executor& executor, const Device& device, int stop_fd)
+      : socket_(std::move(socket)), executor_(executor), device_(device), stop_fd_(stop_fd) {}
+
+  // Returns when the off-loader is gone or broke the protocol (logged), or on stop_fd. The store is
+  // as the off-loader left it.
+  SessionEnd run();
+
+ private:
+  struct Arenas {
+    RingGeometry geometry;
+    SharedRegion request;
+    SharedRegion reply;
+  };
+  Result<Arenas> shake_hands();
+  SessionEnd serve(const Arenas& arenas);
+  // Sleeps until something arrives, at most timeout_ms. False: the program is to end.
+  bool wait(int timeout_ms);
+
+  Fd socket_;
+  Executor& executor_;
+  const Device& device_;
+  const int stop_fd_;
+  bool stopped_ = false;
+};
+
+}  // namespace tempo
