@@ -1,0 +1,3 @@
+tempo_library(tempo_daemon
+  SOURCES daemon.cc
+  DEPS tempo_base tempo_wire spdlog::spdlog)

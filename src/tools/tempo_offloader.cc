@@ -1,0 +1,92 @@
+// tempo-offloader: moves encoded tiles between one enclave and its workers. Untrusted.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "offloader/offloader.h"
+#include "tools/daemon.h"
+#include "wire/frame.h"
+
+namespace {
+
+constexpr const char* kName = "tempo-offloader";
+
+struct Flags {
+  std::string listen;
+  std::vector<std::string> workers;
+  std::string memory_limit = "16G";
+  int connect_timeout_ms = 5000;
+  std::string log_level = "info";
+  bool exit_with_parent = false;
+};
+
+tempo::Status run(const Flags& flags, int parent) {
+  using namespace tempo;
+  OffloaderOptions options;
+  auto listen = parse_unix_address(flags.listen);
+  if (!listen) return listen.error();
+  for (const std::string& address : flags.workers) {
+    auto path = parse_unix_address(address);
+    if (!path) return path.error();
+    options.worker_paths.push_back(*path);
+  }
+  if (options.worker_paths.size() > kMaxWorkers) {
+    return Error{ErrorCode::kUsage,
+                 "too many workers",
+                 "--workers",
+                 "at most " + std::to_string(kMaxWorkers),
+                 std::to_string(options.worker_paths.size()),
+                 ""};
+  }
+  auto memory_limit = parse_bytes(flags.memory_limit);
+  if (!memory_limit) return memory_limit.error();
+  options.memory_limit_bytes = *memory_limit;
+  options.connect_timeout_ms = flags.connect_timeout_ms;
+
+  auto stop = stop_signals();
+  if (!stop) return stop.error();
+  options.stop_fd = stop->get();
+  if (flags.exit_with_parent && !exit_with_parent(parent)) return {};
+  auto listener = UnixListener::open(*listen);
+  if (!listener) return listener.error();
+  return run_offloader(std::move(*listener), options);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int parent = ::getppid();
+  Flags flags;
+  CLI::App app(
+      "Moves encoded tiles between an enclave and its workers. Serves one enclave, then "
+      "exits.",
+      kName);
+  app.set_version_flag("--version", std::string(kName) + " " + TEMPO_VERSION);
+  app.add_option("--listen", flags.listen, "where the enclave attaches, unix:PATH")->required();
+  app.add_option("--workers", flags.workers, "the workers' addresses, unix:PATH,unix:PATH,...")
+      ->required()
+      ->delimiter(',');
+  app.add_option("--memory-limit", flags.memory_limit,
+                 "shared memory that one enclave may ask for, with K, M or G")
+      ->capture_default_str();
+  app.add_option("--connect-timeout-ms", flags.connect_timeout_ms,
+                 "how long to wait for the workers to answer")
+      ->check(CLI::Range(1, 600000))
+      ->capture_default_str();
+  app.add_option("--log-level", flags.log_level, "what to log on stderr")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+  app.add_flag("--exit-with-parent", flags.exit_with_parent,
+               "end when the program that started this one ends");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : static_cast<int>(tempo::ErrorCode::kUsage);
+  }
+  tempo::log_to_stderr(kName, flags.log_level);
+  const tempo::Status status = run(flags, parent);
+  return status.ok() ? 0 : tempo::report(kName, status.error());
+}
