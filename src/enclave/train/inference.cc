@@ -1,0 +1,140 @@
+#include "enclave/train/inference.h"
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+#include <numeric>
+#include <string>
+#include <utility>
+
+#include "enclave/train/loss.h"
+
+namespace tempo {
+
+Result<ModelInput> describe_model_input(const Graph& graph) {
+  const auto unsupported = [](std::string what, std::string expected, std::string got) {
+    return Error{ErrorCode::kUnsupportedModel,
+                 std::move(what),
+                 "the model's inputs and outputs",
+                 std::move(expected),
+                 std::move(got),
+                 "export the model with one input and one output (N,classes)"};
+  };
+  if (graph.inputs.size() != 1 || graph.outputs.size() != 1) {
+    return unsupported(
+        "the model has not exactly one input and one output", "1 and 1",
+        std::to_string(graph.inputs.size()) + " and " + std::to_string(graph.outputs.size()));
+  }
+  const Shape& declared = graph.tensors[static_cast<std::size_t>(graph.inputs[0])].declared;
+  const auto sample = model_sample_shape(declared);
+  if (!sample.ok()) return sample.error();
+  const auto shapes = infer_shapes(graph, 1);
+  if (!shapes.ok()) return shapes.error();
+  const Shape& output = (*shapes)[static_cast<std::size_t>(graph.outputs[0])];
+  if (output.size() != 2) {
+    return unsupported("the model's output does not give one row of classes a sample",
+                       "(N,classes)", shape_to_string(output));
+  }
+  return ModelInput{*sample, sample->image ? SampleLayout::kChannelsLast : SampleLayout::kRows,
+                    output[1]};
+}
+
+Result<std::unique_ptr<InferencePass>> InferencePass::create(Graph& graph, std::int64_t batch,
+                                                             EngineFactory& factory,
+                                                             ThreadPool& pool, TimeLedger& ledger) {
+  auto executor = make_executor(graph, batch, StepMode::kInference, 0, factory, pool, ledger);
+  if (!executor.ok()) return executor.error();
+  return std::unique_ptr<InferencePass>(new InferencePass(std::move(*executor), ledger));
+}
+
+Status InferencePass::run(const Batcher& batcher, std::int64_t count,
+                          const std::atomic<bool>& cancel, const OnBatch& on_batch) {
+  const std::int64_t batch = executor_->batch();
+  const std::int64_t classes = executor_->classes();
+  std::vector<std::uint32_t> samples;
+  std::uint64_t step = 0;
+  for (std::int64_t first = 0; first < count; first += batch, ++step) {
+    if (cancel.load(std::memory_order_relaxed)) {
+      return Error{ErrorCode::kInterrupted, "stopped by the user", "", "", "", ""};
+    }
+    const std::int64_t size = std::min(batch, count - first);
+    samples.resize(static_cast<std::size_t>(size));
+    std::iota(samples.begin(), samples.end(), static_cast<std::uint32_t>(first));
+    {
+      TimeScope time(*ledger_, TimeKind::kData);
+      batcher.fill(samples, 0, executor_->input());
+    }
+    TEMPO_RETURN_IF_ERROR(executor_->forward(step));
+    TEMPO_RETURN_IF_ERROR(
+        on_batch(first, size, executor_->output().first(static_cast<std::size_t>(size * classes))));
+  }
+  return {};
+}
+
+Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation& normalisation,
+                          const InferOptions& options, EngineFactory& factory, ThreadPool& pool,
+                          TimeLedger& ledger) {
+  if (options.batch < 1) {
+    return Error{ErrorCode::kUsage, "the batch size makes no sense", "batch",
+                 "1 or more",       std::to_string(options.batch),   "correct this value"};
+  }
+  if (data.empty()) {
+    return Error{
+        ErrorCode::kBadData, "there is nothing to predict", "data", "at least one sample", "none",
+        "send a test set"};
+  }
+  const auto model = describe_model_input(graph);
+  if (!model.ok()) return model.error();
+  TEMPO_RETURN_IF_ERROR(check_fits(data, model->sample, model->classes));
+  const auto batcher = Batcher::create(data, normalisation, model->layout, {}, 0, pool);
+  if (!batcher.ok()) return batcher.error();
+
+  Predictions predictions;
+  predictions.samples = data.size();
+  predictions.classes = model->classes;
+  try {
+    predictions.values.resize(static_cast<std::size_t>(data.size()) *
+                              static_cast<std::size_t>(model->classes));
+  } catch (const std::exception&) {  // bad_alloc, length_error
+    return Error{ErrorCode::kOutOfMemory,
+                 "the predictions do not fit in memory",
+                 "",
+                 "",
+                 std::to_string(data.size()) + " x " + std::to_string(model->classes),
+                 "predict fewer samples at a time"};
+  }
+  auto pass =
+      InferencePass::create(graph, std::min(options.batch, data.size()), factory, pool, ledger);
+  if (!pass.ok()) return pass.error();
+
+  static const std::atomic<bool> kNever{false};
+  const auto start = std::chrono::steady_clock::now();
+  std::int64_t correct = 0;
+  const auto on_batch = [&](std::int64_t first, std::int64_t count,
+                            std::span<const float> outputs) {
+    const auto width = static_cast<std::size_t>(model->classes);
+    std::copy(outputs.begin(), outputs.end(),
+              predictions.values.begin() + static_cast<std::ptrdiff_t>(first * model->classes));
+    for (std::int64_t i = 0; data.has_labels() && i < count; ++i) {
+      const std::int64_t best = argmax(outputs.subspan(static_cast<std::size_t>(i) * width, width));
+      if (best == data.labels()[static_cast<std::size_t>(first + i)]) ++correct;
+    }
+    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
+    predictions.seconds = passed.count();
+    if (options.on_progress) {
+      const double rate = static_cast<double>(first + count) / std::max(passed.count(), 1e-9);
+      options.on_progress({first + count, data.size(), rate,
+                           static_cast<double>(data.size() - first - count) / rate,
+                           factory.checks()});
+    }
+    return Status();
+  };
+  TEMPO_RETURN_IF_ERROR((*pass)->run(
+      *batcher, data.size(), options.cancel != nullptr ? *options.cancel : kNever, on_batch));
+  if (data.has_labels()) {
+    predictions.accuracy = static_cast<double>(correct) / static_cast<double>(data.size());
+  }
+  return predictions;
+}
+
+}  // namespace tempo

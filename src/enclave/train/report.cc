@@ -1,0 +1,275 @@
+#include "enclave/train/report.h"
+
+#include <sys/resource.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+namespace tempo {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Text that a worker or a model file may have chosen.
+std::string printable(std::string_view text) {
+  constexpr std::size_t kMaxChars = 200;
+  std::string out;
+  for (const char c : text.substr(0, kMaxChars)) {
+    const auto byte = static_cast<unsigned char>(c);
+    out.push_back(byte < 0x20 || byte >= 0x7F ? '?' : c);
+  }
+  return out;
+}
+
+std::string_view kind_name(JobKind kind) {
+  switch (kind) {
+    case JobKind::kTrain:
+      return "train";
+    case JobKind::kInfer:
+      return "infer";
+    case JobKind::kPlan:
+      return "plan";
+  }
+  return "train";
+}
+
+std::string_view offload_name(OffloadPolicy policy) {
+  switch (policy) {
+    case OffloadPolicy::kAuto:
+      return "auto";
+    case OffloadPolicy::kAll:
+      return "all";
+    case OffloadPolicy::kNone:
+      return "none";
+  }
+  return "auto";
+}
+
+std::string_view schedule_name(ScheduleKind kind) {
+  switch (kind) {
+    case ScheduleKind::kConstant:
+      return "constant";
+    case ScheduleKind::kStep:
+      return "step";
+    case ScheduleKind::kCosine:
+      return "cosine";
+  }
+  return "constant";
+}
+
+std::string_view outcome(const Report& report) {
+  if (!report.error) return "complete";
+  return report.error->code == ErrorCode::kInterrupted ? "interrupted" : "failed";
+}
+
+Json error_json(const std::optional<Error>& error) {
+  if (!error) return nullptr;
+  return {{"code", error_code_name(error->code)}, {"message", printable(error->one_line())}};
+}
+
+Json model_json(const ModelSummary& model) {
+  return {{"name", printable(model.name)},
+          {"opset", model.opset},
+          {"nodes", model.nodes},
+          {"parameters", model.parameters},
+          {"input", shape_to_string(model.input)},
+          {"classes", model.classes}};
+}
+
+Json data_json(const DataSummary& data, const DataSpec& spec) {
+  return {{"format", printable(data.format)},
+          {"train_samples", data.train_samples},
+          {"test_samples", data.test_samples},
+          {"sample_shape", data.shape.to_string()},
+          {"type", data.type == ValueType::kUint8 ? "uint8" : "float32"},
+          {"mean", data.normalisation.mean},
+          {"deviation", data.normalisation.deviation},
+          {"normalisation_from", printable(data.normalisation.origin)},
+          {"random_crop", spec.random_crop},
+          {"random_flip", spec.random_flip}};
+}
+
+Json optimizer_json(const JobSpec& spec) {
+  return {{"name", "sgd"},
+          {"learning_rate", spec.learning_rate},
+          {"momentum", spec.momentum},
+          {"weight_decay", spec.weight_decay},
+          {"schedule",
+           {{"name", schedule_name(spec.schedule.kind)},
+            {"warmup_epochs", spec.schedule.warmup_epochs},
+            {"step_epochs", spec.schedule.step_epochs},
+            {"step_gamma", spec.schedule.step_gamma},
+            {"final_fraction", spec.schedule.final_fraction}}}};
+}
+
+Json times_json(const Report& report) {
+  Json times = Json::object();
+  for (std::size_t i = 0; i < static_cast<std::size_t>(TimeKind::kCount); ++i) {
+    const auto kind = static_cast<TimeKind>(i);
+    times[std::string(time_kind_name(kind))] = report.times.seconds(kind);
+  }
+  times["worker_gemm"] = report.engine.worker_gemm_s;
+  times["transfer"] = report.transfer_s ? Json(*report.transfer_s) : Json(nullptr);
+  return times;
+}
+
+Json workers_json(const EngineStats& engine) {
+  Json workers = Json::array();
+  for (std::size_t i = 0; i < engine.workers.size(); ++i) {
+    const WorkerStats& worker = engine.workers[i];
+    workers.push_back({{"index", i},
+                       {"device", printable(worker.device)},
+                       {"tasks", worker.tasks},
+                       {"products", worker.products},
+                       {"tampered", worker.tampered},
+                       {"lost", worker.lost}});
+  }
+  return workers;
+}
+
+Json events_json(const EngineStats& engine) {
+  Json events = Json::array();
+  for (const EngineEvent& event : engine.events) {
+    events.push_back({{"kind", event.kind == EngineEvent::Kind::kTampered ? "tampered" : "lost"},
+                      {"worker", event.worker >= 0 ? Json(event.worker) : Json(nullptr)},
+                      {"operator", printable(event.operator_name)},
+                      {"detail", printable(event.detail)},
+                      {"step", event.step}});
+  }
+  return events;
+}
+
+Json soundness_json(const Report& report) {
+  Json operators = Json::array();
+  for (const ProductSoundness& product : report.engine.soundness) {
+    operators.push_back({{"operator", printable(product.operator_name)},
+                         {"product", printable(product.product)},
+                         {"rounds", product.rounds},
+                         {"tolerance_over_rms", product.tolerance_over_rms},
+                         {"checks", product.checks}});
+  }
+  const bool checked = report.engine.checks_done > 0;
+  return {{"t_goal", report.spec.soundness_t},
+          {"tamper_size", report.spec.tamper_size},
+          {"vectors", report.spec.binary_checks ? "binary" : "uniform"},
+          {"t_reached", checked ? Json(report.engine.soundness_reached) : Json(nullptr)},
+          {"operators", std::move(operators)}};
+}
+
+// The lists of a run. A prediction has at most one accuracy and no loss.
+void add_results(const Report& report, Json& json) {
+  const TrainingHistory& training = report.training;
+  json["loss"] = training.loss;
+  json["accuracy"] = training.accuracy;
+  if (report.predictions) {
+    if (report.predictions->accuracy) json["accuracy"].push_back(*report.predictions->accuracy);
+    json["predictions"] = {{"samples", report.predictions->samples},
+                           {"classes", report.predictions->classes},
+                           {"seconds", report.predictions->seconds}};
+    return;
+  }
+  json["train_accuracy"] = training.train_accuracy;
+  json["test_loss"] = training.test_loss;
+  json["epochs_done"] = training.epochs_done;
+  json["steps_done"] = training.loss.size();
+  json["images"] = training.images;
+  json["train_s"] = training.train_seconds;
+  json["evaluate_s"] = training.evaluate_seconds;
+}
+
+}  // namespace
+
+ModelSummary summarise_model(const Graph& graph, std::int64_t classes) {
+  ModelSummary summary;
+  summary.name = graph.name;
+  summary.opset = graph.opset;
+  summary.nodes = static_cast<std::int64_t>(graph.nodes.size());
+  for (const Tensor& tensor : graph.tensors) {
+    if (tensor.kind == TensorKind::kParameter) {
+      summary.parameters += static_cast<std::int64_t>(tensor.floats.size());
+    }
+  }
+  if (!graph.inputs.empty()) {
+    summary.input = graph.tensors[static_cast<std::size_t>(graph.inputs[0])].declared;
+  }
+  summary.classes = classes;
+  return summary;
+}
+
+DataSummary summarise_data(const DataSpec& spec, const Datasets& data,
+                           const Normalisation& normalisation) {
+  const Dataset& any = data.train.empty() ? data.test : data.train;
+  return {spec.format, data.train.size(), data.test.size(), any.shape(), any.type(), normalisation};
+}
+
+ProcessFigures measure_process() {
+  ProcessFigures figures;
+  rusage usage{};
+  if (getrusage(RUSAGE_SELF, &usage) == 0) {
+    const auto seconds = [](const timeval& time) {
+      return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+    };
+    figures.cpu_s = seconds(usage.ru_utime) + seconds(usage.ru_stime);
+    figures.peak_bytes = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+  }
+  // ru_maxrss survives execve and so may tell of the parent; VmHWM does not.
+  if (std::FILE* status = std::fopen("/proc/self/status", "r")) {
+    char line[256];
+    unsigned long long kib = 0;
+    while (std::fgets(line, sizeof(line), status) != nullptr) {
+      if (std::sscanf(line, "VmHWM: %llu kB", &kib) == 1) figures.peak_bytes = kib * 1024;
+    }
+    std::fclose(status);
+  }
+  return figures;
+}
+
+double images_per_second(const Report& report) {
+  if (report.predictions) {
+    const Predictions& predictions = *report.predictions;
+    return predictions.seconds > 0 ? static_cast<double>(predictions.samples) / predictions.seconds
+                                   : 0;
+  }
+  const TrainingHistory& training = report.training;
+  return training.train_seconds > 0 ? static_cast<double>(training.images) / training.train_seconds
+                                    : 0;
+}
+
+std::string report_json(const Report& report) {
+  const JobSpec& spec = report.spec;
+  Json json;
+  json["schema"] = kReportSchema;
+  json["kind"] = kind_name(spec.kind);
+  json["outcome"] = outcome(report);
+  json["error"] = error_json(report.error);
+  json["scheme"] = printable(spec.scheme);
+  json["offload"] = offload_name(spec.offload);
+  json["model"] = model_json(report.model);
+  json["data"] = data_json(report.data, spec.data);
+  json["seeds"] = {{"job", spec.seed}};
+  json["batch"] = spec.batch;
+  if (spec.kind == JobKind::kTrain) {
+    json["epochs"] = spec.epochs;
+    json["steps_limit"] = spec.steps;
+    json["optimizer"] = optimizer_json(spec);
+  }
+  add_results(report, json);
+  json["images_per_second"] = images_per_second(report);
+  json["enclave_cpu_s"] = report.process.cpu_s;
+  json["time_s"] = times_json(report);
+  json["bytes"] = {{"to_workers", report.engine.bytes_to_workers},
+                   {"from_workers", report.engine.bytes_from_workers}};
+  json["checks"] = {{"done", report.engine.checks_done},
+                    {"failed", report.engine.checks_failed},
+                    {"rounds", report.engine.rounds}};
+  json["peak_enclave_bytes"] = report.process.peak_bytes;
+  json["keys"] = {{"range", spec.key_range}, {"real", spec.key_real}};
+  json["soundness"] = soundness_json(report);
+  json["workers"] = workers_json(report.engine);
+  json["events"] = events_json(report.engine);
+  json["events_dropped"] = report.engine.events_dropped;
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace tempo

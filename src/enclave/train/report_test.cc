@@ -1,0 +1,143 @@
+#include "enclave/train/report.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+
+namespace tempo {
+namespace {
+
+using Json = nlohmann::json;
+
+Report some_report() {
+  Report report;
+  report.spec.scheme = "tempo";
+  report.spec.seed = 18446744073709551615ULL;
+  report.spec.epochs = 2;
+  report.model.name = "net";
+  report.model.input = {kBatchDim, 3, 32, 32};
+  report.training.loss = {2.5, 1.5, 1.25};
+  report.training.accuracy = {0.5, 0.75};
+  report.training.images = 300;
+  report.training.train_seconds = 1.5;
+  report.times.add(TimeKind::kEncode, 0.25);
+  report.engine.worker_gemm_s = 4;
+  report.engine.bytes_to_workers = 1000;
+  report.engine.bytes_from_workers = 500;
+  report.engine.checks_done = 50;
+  report.engine.checks_failed = 1;
+  report.engine.rounds = 3;
+  report.engine.workers.resize(2);
+  report.engine.workers[1].device = "GPU \x1b[31m\xff\nof doom";
+  report.engine.workers[1].tampered = 1;
+  report.engine.events.push_back({EngineEvent::Kind::kTampered, 1, "conv1", "forward", 17});
+  report.engine.events.push_back({EngineEvent::Kind::kLost, -1, "", "gone", 18});
+  report.engine.soundness.push_back({"conv1", "forward", 3, 0.001, 25});
+  report.engine.soundness_reached = 1e-9;
+  report.process = {12.5, 1 << 20};
+  return report;
+}
+
+TEST(Report, HasTheStableKeys) {
+  const auto json = Json::parse(report_json(some_report()));
+  EXPECT_EQ(json.at("schema"), kReportSchema);
+  EXPECT_EQ(json.at("scheme"), "tempo");
+  EXPECT_EQ(json.at("loss"), Json({2.5, 1.5, 1.25}));
+  EXPECT_EQ(json.at("accuracy"), Json({0.5, 0.75}));
+  EXPECT_EQ(json.at("images_per_second"), 200.0);
+  EXPECT_EQ(json.at("enclave_cpu_s"), 12.5);
+  EXPECT_EQ(json.at("time_s").at(std::string(time_kind_name(TimeKind::kEncode))), 0.25);
+  EXPECT_EQ(json.at("time_s").size(), static_cast<std::size_t>(TimeKind::kCount) + 2);
+  EXPECT_EQ(json.at("time_s").at("worker_gemm"), 4.0);
+  EXPECT_TRUE(json.at("time_s").at("transfer").is_null());
+  EXPECT_EQ(json.at("bytes"), Json({{"to_workers", 1000}, {"from_workers", 500}}));
+  EXPECT_EQ(json.at("checks"), Json({{"done", 50}, {"failed", 1}, {"rounds", 3}}));
+  EXPECT_EQ(json.at("peak_enclave_bytes"), 1 << 20);
+  EXPECT_EQ(json.at("workers").size(), 2U);
+  EXPECT_EQ(json.at("seeds").at("job"), 18446744073709551615ULL);
+  EXPECT_EQ(json.at("outcome"), "complete");
+  EXPECT_TRUE(json.at("error").is_null());
+  EXPECT_EQ(json.at("model").at("input"), "(N,3,32,32)");
+}
+
+TEST(Report, NamesWorkersOperatorsAndSoundness) {
+  const auto json = Json::parse(report_json(some_report()));
+  const auto& worker = json.at("workers")[1];
+  EXPECT_EQ(worker.at("index"), 1);
+  EXPECT_EQ(worker.at("device"), "GPU ?[31m??of doom");
+  EXPECT_EQ(worker.at("tampered"), 1);
+  const auto& events = json.at("events");
+  EXPECT_EQ(events[0].at("kind"), "tampered");
+  EXPECT_EQ(events[0].at("worker"), 1);
+  EXPECT_EQ(events[0].at("operator"), "conv1");
+  EXPECT_EQ(events[0].at("step"), 17);
+  EXPECT_EQ(events[1].at("kind"), "lost");
+  EXPECT_TRUE(events[1].at("worker").is_null());
+  const auto& soundness = json.at("soundness");
+  EXPECT_EQ(soundness.at("t_reached"), 1e-9);
+  EXPECT_EQ(soundness.at("operators")[0].at("tolerance_over_rms"), 0.001);
+}
+
+TEST(Report, TellsHowAJobEnded) {
+  Report report = some_report();
+  report.error = Error{ErrorCode::kInterrupted, "stopped by the user", "", "", "", ""};
+  EXPECT_EQ(Json::parse(report_json(report)).at("outcome"), "interrupted");
+  report.error = Error{ErrorCode::kDiverged, "the loss is not a number", "step 3", "", "", ""};
+  report.training.loss.push_back(std::numeric_limits<double>::quiet_NaN());
+  const auto json = Json::parse(report_json(report));
+  EXPECT_EQ(json.at("outcome"), "failed");
+  EXPECT_EQ(json.at("error").at("code"), "diverged");
+  EXPECT_TRUE(json.at("loss")[3].is_null());
+}
+
+TEST(Report, WithoutChecksThereIsNoSoundness) {
+  Report report;
+  report.spec.scheme = "local";
+  const auto json = Json::parse(report_json(report));
+  EXPECT_TRUE(json.at("soundness").at("t_reached").is_null());
+  EXPECT_EQ(json.at("images_per_second"), 0.0);
+  EXPECT_TRUE(json.at("workers").empty());
+}
+
+TEST(Report, OfAPrediction) {
+  Report report;
+  report.spec.kind = JobKind::kInfer;
+  report.predictions.emplace();
+  report.predictions->samples = 40;
+  report.predictions->classes = 10;
+  report.predictions->accuracy = 0.75;
+  report.predictions->seconds = 2;
+  const auto json = Json::parse(report_json(report));
+  EXPECT_EQ(json.at("kind"), "infer");
+  EXPECT_EQ(json.at("accuracy"), Json({0.75}));
+  EXPECT_TRUE(json.at("loss").empty());
+  EXPECT_EQ(json.at("images_per_second"), 20.0);
+  EXPECT_FALSE(json.contains("optimizer"));
+}
+
+TEST(Report, MeasuresThisProcess) {
+  const ProcessFigures figures = measure_process();
+  EXPECT_GT(figures.peak_bytes, std::uint64_t{1} << 20);
+  EXPECT_GE(figures.cpu_s, 0.0);
+  EXPECT_LT(figures.cpu_s, 1e6);
+}
+
+TEST(Report, SummarisesModelAndData) {
+  Graph graph;
+  graph.name = "g";
+  graph.nodes.resize(2);
+  Tensor parameter;
+  parameter.kind = TensorKind::kParameter;
+  parameter.floats.resize(7);
+  Tensor statistic = parameter;
+  statistic.kind = TensorKind::kStatistic;
+  graph.tensors = {parameter, statistic, parameter};
+  const ModelSummary model = summarise_model(graph, 3);
+  EXPECT_EQ(model.parameters, 14);
+  EXPECT_EQ(model.nodes, 2);
+  EXPECT_EQ(model.classes, 3);
+}
+
+}  // namespace
+}  // namespace tempo

@@ -1,0 +1,80 @@
+#include "enclave/train/softmax_bypass.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace tempo {
+namespace {
+
+std::optional<std::size_t> producer_of(const Graph& graph, TensorId tensor) {
+  for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
+    const auto& outputs = graph.nodes[i].outputs;
+    if (std::find(outputs.begin(), outputs.end(), tensor) != outputs.end()) return i;
+  }
+  return std::nullopt;
+}
+
+std::ptrdiff_t uses_of(const Graph& graph, TensorId tensor) {
+  std::ptrdiff_t uses = 0;
+  for (const Node& node : graph.nodes) {
+    uses += std::count(node.inputs.begin(), node.inputs.end(), tensor);
+  }
+  return uses;
+}
+
+bool over_classes(const Node& softmax) {
+  constexpr int kLastAxisOpset = 13;  // before it, the default axis was 1: the same in rank 2
+  const std::int64_t axis = softmax.int_or("axis", softmax.opset < kLastAxisOpset ? 1 : -1);
+  return axis == 1 || axis == -1;
+}
+
+}  // namespace
+
+Result<SoftmaxBypass> SoftmaxBypass::apply(Graph& graph) {
+  SoftmaxBypass bypass(graph);
+  if (graph.outputs.size() != 1) return bypass;
+  std::vector<std::size_t> chain;  // from the output backwards
+  TensorId tensor = graph.outputs[0];
+  bool shared = false;
+  while (true) {
+    const auto at = producer_of(graph, tensor);
+    if (!at) return bypass;
+    const Node& node = graph.nodes[*at];
+    const bool is_softmax = node.op_type == "Softmax";
+    if ((!is_softmax && node.op_type != "Identity") || node.inputs.empty()) return bypass;
+    shared = shared || uses_of(graph, tensor) > (tensor == graph.outputs[0] ? 0 : 1);
+    chain.push_back(*at);
+    tensor = node.inputs[0];
+    if (!is_softmax) continue;
+    if (over_classes(node) && !shared) break;
+    return Error{ErrorCode::kUnsupportedModel,
+                 "the model's last Softmax cannot be trained",
+                 node.name,
+                 "one over the classes (axis 1 or -1) that nothing else reads",
+                 over_classes(node) ? "one that other nodes read" : "one over the batch",
+                 "export the model without its last Softmax"};
+  }
+  std::sort(chain.begin(), chain.end());
+  for (const std::size_t at : chain) bypass.removed_.emplace_back(at, graph.nodes[at]);
+  for (auto it = chain.rbegin(); it != chain.rend(); ++it) {
+    graph.nodes.erase(graph.nodes.begin() + static_cast<std::ptrdiff_t>(*it));
+  }
+  bypass.output_ = graph.outputs[0];
+  graph.outputs[0] = tensor;
+  return bypass;
+}
+
+SoftmaxBypass::SoftmaxBypass(SoftmaxBypass&& other) noexcept
+    : graph_(other.graph_), output_(other.output_), removed_(std::move(other.removed_)) {
+  other.removed_.clear();
+}
+
+SoftmaxBypass::~SoftmaxBypass() {
+  if (removed_.empty()) return;
+  for (auto& [at, node] : removed_) {
+    graph_->nodes.insert(graph_->nodes.begin() + static_cast<std::ptrdiff_t>(at), std::move(node));
+  }
+  graph_->outputs[0] = output_;
+}
+
+}  // namespace tempo

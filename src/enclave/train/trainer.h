@@ -1,0 +1,109 @@
+// File: enclave/train/trainer.h
+// The training loop: epochs of shuffled batches, loss, backward, update, evaluation.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "enclave/graph/graph.h"
+#include "enclave/nn/executor.h"
+#include "enclave/nn/time_ledger.h"
+#include "enclave/train/batcher.h"
+#include "enclave/train/dataset.h"
+#include "enclave/train/engine_factory.h"
+#include "enclave/train/inference.h"
+#include "enclave/train/normalisation.h"
+#include "enclave/train/schedule.h"
+#include "enclave/train/sgd.h"
+#include "enclave/train/softmax_bypass.h"
+#include "wire/job.h"
+
+namespace tempo {
+
+struct TrainProgress {
+  enum class Phase { kTraining, kEvaluation } phase = Phase::kTraining;
+  std::int64_t epoch = 0;  // from 1
+  std::int64_t epochs = 0;
+  std::int64_t step = 0;  // steps done, over all epochs
+  std::int64_t total_steps = 0;
+  double loss = 0;            // of the last step
+  double accuracy = 0;        // on this epoch's training (or test) samples so far, 0..1
+  double test_accuracy = -1;  // of the last whole evaluation; negative: none yet
+  double learning_rate = 0;
+  double images_per_second = 0;  // training only
+  double eta_s = 0;
+  CheckCounts checks;
+};
+
+// What a run leaves, also when it ends early.
+struct TrainingHistory {
+  std::vector<double> loss;            // one a step
+  std::vector<double> train_accuracy;  // one an epoch begun, on the augmented samples as they went
+  std::vector<double> accuracy;        // on the test set, one an evaluation: after every epoch, and
+                                       // after the last step when the limit of steps ends one early
+  std::vector<double> test_loss;       // mean, likewise
+  std::int64_t epochs_done = 0;        // whole ones
+  std::int64_t images = 0;             // trained on
+  double train_seconds = 0;            // without evaluation
+  double evaluate_seconds = 0;
+};
+
+class Trainer {
+ public:
+  // What it takes must outlive it; the graph is changed by training and may be exported after the
+  // trainer is gone. An empty data.test skips evaluation. All executors are made here, so that a
+  // lack of memory shows before the first step.
+  // Errors: kUsage (settings that make no sense), kBadData (no training samples, no labels, data
+  // that does not fit the model), kUnsupportedModel, kBadModel, those of the factory.
+  static Result<std::unique_ptr<Trainer>> create(Graph& graph, const Datasets& data,
+                                                 const Normalisation& normalisation,
+                                                 const JobSpec& spec, EngineFactory& factory,
+                                                 ThreadPool& pool, TimeLedger& ledger);
+
+  using OnProgress = std::function<void(const TrainProgress&)>;
+
+  // Trains from the beginning. on_progress (may be empty) is called after every step and every
+  // evaluated batch. `history` is complete up to the point where the run ended, also on errors:
+  // kInterrupted after `cancel` became true (looked at before every step; the model is that of the
+  // last whole step), kDiverged when the loss is not finite, those of the executor.
+  Status run(const std::atomic<bool>& cancel, const OnProgress& on_progress,
+             TrainingHistory& history);
+
+  std::int64_t total_steps() const { return total_steps_; }
+  std::int64_t classes() const { return classes_; }
+  std::uint64_t optimizer_bytes() const { return sgd_->state_bytes(); }
+
+ private:
+  struct Epoch;
+  Trainer(const Datasets& data, const JobSpec& spec, EngineFactory& factory, TimeLedger& ledger);
+  Status set_up(Graph& graph, const Normalisation& normalisation, ThreadPool& pool);
+  Status step(Epoch& epoch, std::span<const std::uint32_t> samples, TrainingHistory& history);
+  Status evaluate(const std::atomic<bool>& cancel, const OnProgress& on_progress, Epoch& epoch,
+                  TrainingHistory& history);
+  TrainProgress progress(const Epoch& epoch, const TrainingHistory& history) const;
+
+  const Datasets* data_;
+  JobSpec spec_;
+  EngineFactory* factory_;
+  TimeLedger* ledger_;
+  std::int64_t classes_ = 0;
+  std::int64_t steps_per_epoch_ = 0;
+  std::int64_t total_steps_ = 0;         // of this run: the limit of steps counts
+  std::optional<SoftmaxBypass> bypass_;  // before the executors: goes after them
+  std::optional<Batcher> train_batches_;
+  std::optional<Batcher> test_batches_;
+  std::optional<Sgd> sgd_;
+  std::optional<Schedule> schedule_;
+  std::unique_ptr<Executor> full_;  // null when the set is smaller than a batch
+  std::unique_ptr<Executor> last_;  // for the last batch of an epoch when it is smaller; else null
+  std::unique_ptr<InferencePass> evaluation_;  // null without a test set
+  std::vector<std::int32_t> labels_;
+};
+
+}  // namespace tempo
