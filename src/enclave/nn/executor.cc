@@ -1,0 +1,285 @@
+#include "enclave/nn/executor.h"
+
+#include <algorithm>
+#include <new>
+
+#include "base/buffer.h"
+#include "enclave/nn/feature_view.h"
+#include "enclave/nn/kernels.h"
+#include "enclave/nn/op.h"
+#include "enclave/nn/parallel.h"
+#include "enclave/nn/step_plan.h"
+
+namespace tempo {
+namespace {
+
+std::size_t at(TensorId id) {
+  return static_cast<std::size_t>(id);
+}
+
+std::size_t padded_floats(std::int64_t floats) {
+  constexpr std::size_t kLine = kCacheLineBytes / sizeof(float);
+  return (static_cast<std::size_t>(floats) + kLine - 1) / kLine * kLine;
+}
+
+}  // namespace
+
+struct Executor::State {
+  State(Graph& g, const ExecutorOptions& o, LinearEngine& e, ThreadPool& p, TimeLedger& l)
+      : graph(g), options(o), engine(e), pool(p), ledger(l) {}
+
+  Graph& graph;
+  const ExecutorOptions options;
+  LinearEngine& engine;
+  ThreadPool& pool;
+  TimeLedger& ledger;
+  StepPlan plan;
+  AlignedBuffer<std::byte> arena;
+  AlignedBuffer<float> parameter_gradients;
+  std::vector<std::int64_t> parameter_offsets;  // by TensorId, floats; -1 for others
+  AlignedBuffer<float> shared_weights;  // a second gradient of weights that several nodes use
+  std::vector<ColumnMoments> moments;   // by linear operator
+  std::vector<const ColumnMoments*> moments_of;  // by TensorId: delivered in this step
+  std::uint64_t step = 0;
+  bool is_open = false;  // between begin_step and end_step
+
+  void allocate() {
+    arena = AlignedBuffer<std::byte>(static_cast<std::size_t>(plan.arena_bytes));
+    moments.resize(plan.linear_ops.size());
+    moments_of.assign(graph.tensors.size(), nullptr);
+    parameter_offsets.assign(graph.tensors.size(), -1);
+    if (options.mode != StepMode::kTraining) return;
+    std::size_t floats = 0, shared = 0;
+    for (std::size_t id = 0; id < graph.tensors.size(); ++id) {
+      if (graph.tensors[id].kind != TensorKind::kParameter) continue;
+      parameter_offsets[id] = static_cast<std::int64_t>(floats);
+      floats += padded_floats(element_count(graph.tensors[id].declared));
+    }
+    for (const PlannedNode& planned : plan.nodes) {
+      if (planned.linear < 0 || !planned.accumulates[1]) continue;
+      const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+      shared = std::max(shared, static_cast<std::size_t>(op.geometry.m() * op.geometry.n()));
+    }
+    parameter_gradients = AlignedBuffer<float>(floats);
+    shared_weights = AlignedBuffer<float>(shared);
+  }
+
+  float* in_arena(std::int64_t offset) {
+    return offset < 0 ? nullptr : reinterpret_cast<float*>(arena.data() + offset);
+  }
+
+  // Null for absent tensors and integers.
+  float* value(TensorId id) {
+    if (id == kNoTensor) return nullptr;
+    Tensor& tensor = graph.tensors[at(id)];
+    if (tensor.kind == TensorKind::kActivation || tensor.kind == TensorKind::kInput) {
+      return in_arena(plan.value_offsets[at(id)]);
+    }
+    return tensor.floats.empty() ? nullptr : tensor.floats.data();
+  }
+
+  float* gradient(TensorId id) {
+    if (parameter_offsets[at(id)] >= 0) {
+      return parameter_gradients.data() + parameter_offsets[at(id)];
+    }
+    return in_arena(plan.gradient_offsets[at(id)]);
+  }
+
+  const Node& node_of(const PlannedNode& planned) const {
+    return graph.nodes[static_cast<std::size_t>(planned.node)];
+  }
+
+  OpContext context_of(const PlannedNode& planned) {
+    const Node& node = node_of(planned);
+    OpContext context{.graph = graph,
+                      .node = node,
+                      .shapes = plan.shapes,
+                      .pool = pool,
+                      .mode = options.mode,
+                      .seed = options.seed,
+                      .step = step,
+                      .node_index = planned.node,
+                      .in = {},
+                      .out = {},
+                      .d_out = {},
+                      .d_in = {},
+                      .accumulate = {},
+                      .fused_relu = planned.fused_relu,
+                      .blocks = &plan.blocks};
+    for (const TensorId id : node.inputs) context.in.push_back(value(id));
+    context.out.push_back(value(planned.result));
+    if (node.op_type == "BatchNormalization") {
+      const bool updates = options.mode == StepMode::kTraining;
+      context.out.push_back(updates ? value(node.inputs[3]) : nullptr);
+      context.out.push_back(updates ? value(node.inputs[4]) : nullptr);
+      context.moments = moments_of[at(node.inputs[0])];
+    }
+    if (planned.saved_offset >= 0) context.saved = arena.data() + planned.saved_offset;
+    return context;
+  }
+
+  Status forward_linear(const PlannedNode& planned) {
+    const Node& node = node_of(planned);
+    const auto index = static_cast<std::size_t>(planned.linear);
+    ColumnMoments* wanted = planned.delivers_moments ? &moments[index] : nullptr;
+    const float* bias = node.inputs.size() > 2 ? value(node.inputs[2]) : nullptr;
+    TEMPO_RETURN_IF_ERROR(engine.forward(plan.linear_ops[index], value(node.inputs[0]),
+                                         value(node.inputs[1]), bias, value(planned.result),
+                                         wanted));
+    if (wanted != nullptr) moments_of[at(planned.result)] = wanted;
+    return {};
+  }
+
+  Status backward_linear(const PlannedNode& planned) {
+    const Node& node = node_of(planned);
+    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+    const float* d_output = gradient(planned.result);
+    float* d_input = planned.wants[0] ? gradient(node.inputs[0]) : nullptr;
+    float* d_weights = planned.wants[1] ? gradient(node.inputs[1]) : nullptr;
+    const bool is_shared = planned.accumulates[1];
+    if (planned.wants.size() > 2 && planned.wants[2]) bias_gradient(planned);
+    if (d_input == nullptr && d_weights == nullptr) return {};
+    TEMPO_RETURN_IF_ERROR(engine.backward(op, value(node.inputs[0]), value(node.inputs[1]),
+                                          d_output, is_shared ? shared_weights.data() : d_weights,
+                                          d_input, planned.accumulates[0]));
+    if (is_shared && d_weights != nullptr) {
+      for_elements(pool, op.geometry.m() * op.geometry.n(),
+                   [&](std::int64_t begin, std::int64_t count) {
+                     kernels::copy(shared_weights.data() + begin, d_weights + begin, count, true);
+                   });
+    }
+    return {};
+  }
+
+  void bias_gradient(const PlannedNode& planned) {
+    const TimeScope scope(ledger, TimeKind::kNonLinear);
+    const Node& node = node_of(planned);
+    const float* d_output = gradient(planned.result);
+    const FeatureView view =
+        feature_view(plan.shapes[at(planned.result)], plan.blocks[at(planned.result)]);
+    const std::vector<double> sums = reduce_rows(pool, view, 1, [&](const RowRun& run, double* to) {
+      kernels::column_sums(d_output + run.offset, run.rows, run.width, to);
+    });
+    store_sums(sums, gradient(node.inputs[2]), planned.accumulates[2]);
+  }
+
+  void backward_other(const PlannedNode& planned) {
+    const TimeScope scope(ledger, TimeKind::kNonLinear);
+    OpContext context = context_of(planned);
+    const Node& node = node_of(planned);
+    context.d_out.push_back(gradient(planned.result));
+    context.accumulate = planned.accumulates;
+    for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      context.d_in.push_back(planned.wants[i] ? gradient(node.inputs[i]) : nullptr);
+    }
+    find_op(node.op_type)->backward(context);
+  }
+};
+
+Executor::Executor() = default;
+Executor::~Executor() = default;
+
+Result<std::unique_ptr<Executor>> Executor::create(Graph& graph, const ExecutorOptions& options,
+                                                   LinearEngine& engine, ThreadPool& pool,
+                                                   TimeLedger& ledger) {
+  Result<StepPlan> plan = make_step_plan(graph, options);
+  if (!plan) return plan.error();
+  std::unique_ptr<Executor> executor(new Executor);
+  executor->state_ = std::make_unique<State>(graph, options, engine, pool, ledger);
+  executor->state_->plan = std::move(*plan);
+  try {
+    executor->state_->allocate();
+  } catch (const std::bad_alloc&) {
+    return Error{.code = ErrorCode::kOutOfMemory,
+                 .what = "the enclave's memory does not hold the model's tensors",
+                 .where = graph.name,
+                 .expected = std::to_string(executor->state_->plan.arena_bytes) + " bytes",
+                 .next_step = "use a smaller batch"};
+  }
+  return executor;
+}
+
+Result<std::vector<LinearOp>> Executor::linear_ops(const Graph& graph,
+                                                   const ExecutorOptions& options) {
+  Result<StepPlan> plan = make_step_plan(graph, options);
+  if (!plan) return plan.error();
+  return std::move(plan->linear_ops);
+}
+
+Result<std::int64_t> Executor::arena_bytes(const Graph& graph, const ExecutorOptions& options) {
+  Result<StepPlan> plan = make_step_plan(graph, options);
+  if (!plan) return plan.error();
+  return plan->arena_bytes;
+}
+
+std::span<float> Executor::input() {
+  return {state_->value(state_->plan.input),
+          static_cast<std::size_t>(element_count(state_->plan.shapes[at(state_->plan.input)]))};
+}
+
+std::int64_t Executor::batch() const {
+  return state_->options.batch;
+}
+
+std::int64_t Executor::classes() const {
+  return state_->plan.shapes[at(state_->plan.output)][1];
+}
+
+Status Executor::forward(std::uint64_t step) {
+  State& s = *state_;
+  s.step = step;
+  if (s.is_open) {
+    s.is_open = false;
+    TEMPO_RETURN_IF_ERROR(s.engine.end_step());
+  }
+  TEMPO_RETURN_IF_ERROR(s.engine.begin_step(s.options.mode));
+  s.is_open = true;
+  std::fill(s.moments_of.begin(), s.moments_of.end(), nullptr);
+  for (const PlannedNode& planned : s.plan.nodes) {
+    if (planned.linear >= 0) {
+      TEMPO_RETURN_IF_ERROR(s.forward_linear(planned));
+      continue;
+    }
+    const TimeScope scope(s.ledger, TimeKind::kNonLinear);
+    OpContext context = s.context_of(planned);
+    find_op(s.node_of(planned).op_type)->forward(context);
+  }
+  if (s.options.mode == StepMode::kTraining) return {};
+  s.is_open = false;
+  return s.engine.end_step();
+}
+
+std::span<const float> Executor::output() const {
+  return {state_->value(state_->plan.output),
+          static_cast<std::size_t>(element_count(state_->plan.shapes[at(state_->plan.output)]))};
+}
+
+std::span<float> Executor::d_output() {
+  TEMPO_ASSERT(state_->options.mode == StepMode::kTraining);
+  return {state_->gradient(state_->plan.output), output().size()};
+}
+
+Status Executor::backward() {
+  State& s = *state_;
+  TEMPO_ASSERT(s.options.mode == StepMode::kTraining && s.is_open);
+  for (std::size_t i = s.plan.nodes.size(); i-- > 0;) {
+    const PlannedNode& planned = s.plan.nodes[i];
+    if (!planned.has_backward) continue;
+    if (planned.linear >= 0) {
+      TEMPO_RETURN_IF_ERROR(s.backward_linear(planned));
+    } else {
+      s.backward_other(planned);
+    }
+  }
+  s.is_open = false;
+  return s.engine.end_step();
+}
+
+std::span<const float> Executor::gradient(TensorId parameter) const {
+  const Tensor& tensor = state_->graph.tensors[at(parameter)];
+  TEMPO_ASSERT(tensor.kind == TensorKind::kParameter &&
+               state_->options.mode == StepMode::kTraining);
+  return {state_->gradient(parameter), static_cast<std::size_t>(element_count(tensor.declared))};
+}
+
+}  // namespace tempo

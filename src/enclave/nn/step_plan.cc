@@ -1,0 +1,362 @@
+#include "enclave/nn/step_plan.h"
+
+#include <algorithm>
+
+#include "enclave/nn/layout.h"
+#include "enclave/nn/memory_plan.h"
+#include "enclave/nn/op.h"
+
+namespace tempo {
+namespace {
+
+std::size_t at(TensorId id) {
+  return static_cast<std::size_t>(id);
+}
+
+Error unsupported_graph(const Graph& graph, std::string what, std::string expected,
+                        std::string got) {
+  return Error{.code = ErrorCode::kUnsupportedModel,
+               .what = std::move(what),
+               .where = graph.name,
+               .expected = std::move(expected),
+               .got = std::move(got)};
+}
+
+bool is_float_activation(const Graph& graph, TensorId id) {
+  const Tensor& tensor = graph.tensors[at(id)];
+  return tensor.type == DataType::kFloat32 &&
+         (tensor.kind == TensorKind::kActivation || tensor.kind == TensorKind::kInput);
+}
+
+// A buffer of the arena while it is being planned: one tensor, or several that lie in the same
+// place one after the other.
+class Buffers {
+ public:
+  int add(std::int64_t bytes, int first, int last) {
+    lifetimes_.push_back({bytes, first, last});
+    return static_cast<int>(lifetimes_.size()) - 1;
+  }
+  void extend(int buffer, int last) {
+    Lifetime& life = lifetimes_[static_cast<std::size_t>(buffer)];
+    life.last = std::max(life.last, last);
+  }
+  int last(int buffer) const { return lifetimes_[static_cast<std::size_t>(buffer)].last; }
+  const std::vector<Lifetime>& lifetimes() const { return lifetimes_; }
+
+ private:
+  std::vector<Lifetime> lifetimes_;
+};
+
+class Planner {
+ public:
+  Planner(const Graph& graph, const ExecutorOptions& options)
+      : graph_(graph), options_(options), training_(options.mode == StepMode::kTraining) {}
+
+  Result<StepPlan> run() {
+    if (graph_.nodes.size() > kMaxPlannedNodes) {
+      return unsupported_graph(graph_, "the graph has too many nodes",
+                               "at most " + std::to_string(kMaxPlannedNodes),
+                               std::to_string(graph_.nodes.size()));
+    }
+    Result<Shapes> shapes = infer_shapes(graph_, options_.batch);
+    if (!shapes) return shapes.error();
+    plan_.shapes = std::move(*shapes);
+    TEMPO_RETURN_IF_ERROR(check_ends());
+    plan_.blocks = choose_blocks(graph_, plan_.shapes, options_.channel_block);
+    find_readers();
+    choose_nodes();
+    if (training_) plan_backward();
+    collect_linear_ops();
+    place_values();
+    if (training_) place_gradients();
+    place_saved();
+    const MemoryPlan memory = plan_memory(buffers_.lifetimes());
+    plan_.arena_bytes = memory.arena_bytes;
+    plan_.peak_bytes = peak_bytes(buffers_.lifetimes());
+    plan_.value_offsets = offsets(memory, value_buffers_);
+    plan_.gradient_offsets = offsets(memory, gradient_buffers_);
+    const std::vector<std::int64_t> saved = offsets(memory, saved_buffers_);
+    for (std::size_t i = 0; i < plan_.nodes.size(); ++i) plan_.nodes[i].saved_offset = saved[i];
+    return std::move(plan_);
+  }
+
+ private:
+  Status check_ends() {
+    if (graph_.inputs.size() != 1 || !is_float_activation(graph_, graph_.inputs[0]) ||
+        plan_.shapes[at(graph_.inputs[0])].size() < 2) {
+      return unsupported_graph(graph_, "the graph's inputs do not fit",
+                               "one float32 input with the batch first",
+                               std::to_string(graph_.inputs.size()) + " inputs");
+    }
+    if (graph_.outputs.size() != 1 || !is_float_activation(graph_, graph_.outputs[0]) ||
+        plan_.shapes[at(graph_.outputs[0])].size() != 2) {
+      std::string got = std::to_string(graph_.outputs.size()) + " outputs";
+      if (graph_.outputs.size() == 1) got = shape_to_string(plan_.shapes[at(graph_.outputs[0])]);
+      return unsupported_graph(graph_, "the graph's outputs do not fit",
+                               "one float32 output, batch by classes", got);
+    }
+    plan_.input = graph_.inputs[0];
+    plan_.output = graph_.outputs[0];
+    if (graph_.tensors[at(plan_.output)].kind == TensorKind::kInput) {
+      return unsupported_graph(graph_, "the graph does nothing", "at least one node", "");
+    }
+    return {};
+  }
+
+  // Nodes that the output depends on, and which of them read a tensor.
+  void find_readers() {
+    std::vector<bool> needed(graph_.tensors.size(), false);
+    needed[at(plan_.output)] = true;
+    live_.assign(graph_.nodes.size(), false);
+    readers_.resize(graph_.tensors.size());
+    for (std::size_t n = graph_.nodes.size(); n-- > 0;) {
+      const Node& node = graph_.nodes[n];
+      for (const TensorId id : node.outputs) {
+        if (id != kNoTensor && needed[at(id)]) live_[n] = true;
+      }
+      if (!live_[n]) continue;
+      for (const TensorId id : node.inputs) {
+        if (id == kNoTensor) continue;
+        needed[at(id)] = true;
+        readers_[at(id)].push_back(static_cast<int>(n));
+      }
+    }
+  }
+
+  // The only node that reads a tensor, or -1.
+  int only_reader(TensorId id) const {
+    return id != plan_.output && readers_[at(id)].size() == 1 ? readers_[at(id)][0] : -1;
+  }
+
+  void choose_nodes() {
+    std::vector<bool> done_by_other(graph_.nodes.size(), false);
+    for (std::size_t n = 0; n < graph_.nodes.size(); ++n) {
+      if (!live_[n] || done_by_other[n]) continue;
+      const Node& node = graph_.nodes[n];
+      const OpDef& op = *find_op(node.op_type);
+      PlannedNode planned{.node = static_cast<int>(n), .result = node.outputs[0]};
+      const int reader = only_reader(planned.result);
+      if (reader >= 0 && op.relu_fusion != ReluFusion::kNo) {
+        const Node& next = graph_.nodes[static_cast<std::size_t>(reader)];
+        if (next.op_type == "Relu") {
+          planned.fused_relu = true;
+          planned.result = next.outputs[0];
+          done_by_other[static_cast<std::size_t>(reader)] = true;
+        }
+      }
+      if (is_linear_node(graph_, node)) {
+        planned.linear = linear_count_++;
+        planned.delivers_moments = reader >= 0 && takes_moments(reader, planned.result);
+      }
+      plan_.nodes.push_back(std::move(planned));
+    }
+  }
+
+  bool takes_moments(int reader, TensorId result) const {
+    const Node& node = graph_.nodes[static_cast<std::size_t>(reader)];
+    const std::size_t rank = plan_.shapes[at(result)].size();
+    return training_ && node.op_type == "BatchNormalization" && node.inputs[0] == result &&
+           (rank == 2 || rank == 4) &&
+           graph_.tensors[at(node.inputs[3])].kind == TensorKind::kStatistic;
+  }
+
+  const OpDef& op_of(const PlannedNode& planned) const {
+    return *find_op(node_of(planned).op_type);
+  }
+  const Node& node_of(const PlannedNode& planned) const {
+    return graph_.nodes[static_cast<std::size_t>(planned.node)];
+  }
+
+  void plan_backward() {
+    needs_gradient_.assign(graph_.tensors.size(), false);
+    for (std::size_t i = 0; i < graph_.tensors.size(); ++i) {
+      needs_gradient_[i] = graph_.tensors[i].kind == TensorKind::kParameter &&
+                           graph_.tensors[i].type == DataType::kFloat32;
+    }
+    for (PlannedNode& planned : plan_.nodes) {
+      for (const TensorId id : node_of(planned).inputs) {
+        planned.wants.push_back(id != kNoTensor && needs_gradient_[at(id)]);
+        planned.has_backward = planned.has_backward || planned.wants.back();
+      }
+      needs_gradient_[at(planned.result)] = planned.has_backward;
+    }
+    std::vector<bool> contributed(graph_.tensors.size(), false);
+    for (std::size_t i = plan_.nodes.size(); i-- > 0;) {
+      PlannedNode& planned = plan_.nodes[i];
+      const std::vector<TensorId>& inputs = node_of(planned).inputs;
+      planned.accumulates.resize(inputs.size(), false);
+      for (std::size_t k = 0; k < inputs.size(); ++k) {
+        if (!planned.wants[k]) continue;
+        planned.accumulates[k] = contributed[at(inputs[k])];
+        contributed[at(inputs[k])] = true;
+      }
+    }
+  }
+
+  void collect_linear_ops() {
+    for (const PlannedNode& planned : plan_.nodes) {
+      if (planned.linear < 0) continue;
+      const Node& node = node_of(planned);
+      LinearOp op{.index = planned.linear,
+                  .name = node.name,
+                  .geometry = op_of(planned).lower(node, graph_, plan_.shapes),
+                  .needs_input_gradient = training_ && planned.wants[0],
+                  .needs_weight_gradient = training_ && planned.wants[1]};
+      if (!op.geometry.is_fully_connected()) {
+        op.input_block = plan_.blocks[at(node.inputs[0])];
+        op.output_block = plan_.blocks[at(node.outputs[0])];
+      }
+      plan_.linear_ops.push_back(std::move(op));
+    }
+  }
+
+  // Steps: node i runs forward at step i and backward at the mirrored one.
+  int forward_step(std::size_t i) const { return static_cast<int>(i); }
+  int backward_step(std::size_t i) const {
+    return static_cast<int>(2 * plan_.nodes.size() - 1 - i);
+  }
+  int first_backward_step() const { return static_cast<int>(plan_.nodes.size()); }
+  int last_step() const { return static_cast<int>(2 * plan_.nodes.size()); }
+
+  std::int64_t bytes(TensorId id) const {
+    return element_count(plan_.shapes[at(id)]) * static_cast<std::int64_t>(sizeof(float));
+  }
+
+  // Steps until which the values of tensors are read.
+  std::vector<int> last_reads() const {
+    std::vector<int> last(graph_.tensors.size(), -1);
+    const auto read = [&](TensorId id, int step) {
+      if (id != kNoTensor) last[at(id)] = std::max(last[at(id)], step);
+    };
+    for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
+      const PlannedNode& planned = plan_.nodes[i];
+      const OpDef& op = op_of(planned);
+      const Node& node = node_of(planned);
+      for (const TensorId id : node.inputs) read(id, forward_step(i));
+      read(planned.result, forward_step(i));
+      if (!planned.has_backward) continue;
+      if (op.needs.inputs) {
+        for (const TensorId id : node.inputs) read(id, backward_step(i));
+      }
+      if (op.needs.outputs || (planned.fused_relu && op.relu_fusion == ReluFusion::kReadsOutput)) {
+        read(planned.result, backward_step(i));
+      }
+    }
+    // Outlives the step: the caller reads it until the next one.
+    read(plan_.output, last_step());
+    return last;
+  }
+
+  // Whether a tensor may lie where another one, of which it is made, has lain.
+  bool may_share(const PlannedNode& planned, std::size_t input) const {
+    const OpDef& op = op_of(planned);
+    const Node& node = node_of(planned);
+    if (planned.linear >= 0 || input >= static_cast<std::size_t>(op.in_place_inputs)) return false;
+    const TensorId id = node.inputs[input];
+    if (id == kNoTensor || graph_.tensors[at(id)].kind != TensorKind::kActivation) return false;
+    if (plan_.shapes[at(id)] == plan_.shapes[at(planned.result)]) {
+      return plan_.blocks[at(id)] == plan_.blocks[at(planned.result)];
+    }
+    return op.keeps_order != nullptr && op.keeps_order(node, plan_.shapes);
+  }
+
+  void place_values() {
+    const std::vector<int> last = last_reads();
+    value_buffers_.assign(graph_.tensors.size(), -1);
+    // Filled before the first node runs.
+    value_buffers_[at(plan_.input)] =
+        buffers_.add(bytes(plan_.input), 0, std::max(0, last[at(plan_.input)]));
+    for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
+      const PlannedNode& planned = plan_.nodes[i];
+      const int end = last[at(planned.result)];
+      int buffer = -1;
+      // The output outlives the step, so that it must not lie where the next input is filled in.
+      const bool is_output = planned.result == plan_.output;
+      const std::vector<TensorId>& inputs = node_of(planned).inputs;
+      for (std::size_t k = 0; !is_output && buffer < 0 && k < inputs.size(); ++k) {
+        if (may_share(planned, k) && value_buffers_[at(inputs[k])] >= 0 &&
+            buffers_.last(value_buffers_[at(inputs[k])]) == forward_step(i)) {
+          buffer = value_buffers_[at(inputs[k])];
+          buffers_.extend(buffer, end);
+        }
+      }
+      if (buffer < 0) {
+        buffer = buffers_.add(bytes(planned.result), is_output ? 0 : forward_step(i), end);
+      }
+      value_buffers_[at(planned.result)] = buffer;
+    }
+  }
+
+  void place_gradients() {
+    gradient_buffers_.assign(graph_.tensors.size(), -1);
+    gradient_buffers_[at(plan_.output)] =
+        buffers_.add(bytes(plan_.output), first_backward_step(), first_backward_step());
+    for (std::size_t i = plan_.nodes.size(); i-- > 0;) {
+      const PlannedNode& planned = plan_.nodes[i];
+      if (!planned.has_backward) continue;
+      const int step = backward_step(i);
+      const int from = gradient_buffers_[at(planned.result)];
+      buffers_.extend(from, step);
+      const std::vector<TensorId>& inputs = node_of(planned).inputs;
+      bool is_taken = false;  // only one gradient may take the place of the result's
+      for (std::size_t k = 0; k < inputs.size(); ++k) {
+        if (!planned.wants[k] || graph_.tensors[at(inputs[k])].kind == TensorKind::kParameter) {
+          continue;
+        }
+        int& buffer = gradient_buffers_[at(inputs[k])];
+        if (buffer >= 0) {
+          buffers_.extend(buffer, step);
+        } else if (!is_taken && may_share(planned, k)) {
+          buffer = from;
+          is_taken = true;
+        } else {
+          buffer = buffers_.add(bytes(inputs[k]), step, step);
+        }
+      }
+    }
+  }
+
+  void place_saved() {
+    saved_buffers_.assign(plan_.nodes.size(), -1);
+    if (!training_) return;
+    for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
+      const PlannedNode& planned = plan_.nodes[i];
+      const OpDef& op = op_of(planned);
+      if (planned.linear >= 0 || op.saved_bytes == nullptr) continue;
+      saved_buffers_[i] =
+          buffers_.add(op.saved_bytes(node_of(planned), plan_.shapes), forward_step(i),
+                       planned.has_backward ? backward_step(i) : forward_step(i));
+    }
+  }
+
+  static std::vector<std::int64_t> offsets(const MemoryPlan& memory,
+                                           const std::vector<int>& buffers) {
+    std::vector<std::int64_t> result;
+    result.reserve(buffers.size());
+    for (const int buffer : buffers) {
+      result.push_back(buffer < 0 ? -1 : memory.offsets[static_cast<std::size_t>(buffer)]);
+    }
+    return result;
+  }
+
+  const Graph& graph_;
+  const ExecutorOptions& options_;
+  const bool training_;
+  StepPlan plan_;
+  std::vector<bool> live_;                 // by node
+  std::vector<std::vector<int>> readers_;  // live nodes by TensorId, one entry a use
+  int linear_count_ = 0;
+  std::vector<bool> needs_gradient_;  // by TensorId
+  Buffers buffers_;
+  std::vector<int> value_buffers_;     // by TensorId
+  std::vector<int> gradient_buffers_;  // by TensorId
+  std::vector<int> saved_buffers_;     // by planned node
+};
+
+}  // namespace
+
+Result<StepPlan> make_step_plan(const Graph& graph, const ExecutorOptions& options) {
+  return Planner(graph, options).run();
+}
+
+}  // namespace tempo
