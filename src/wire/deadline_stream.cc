@@ -62,10 +62,15 @@ std::size_t DeadlineStream::read_bytes(void* data, std::size_t size, error_code&
   }
 }
 
-std::size_t DeadlineStream::write_bytes(const void* data, std::size_t size, error_code& ec) {
+std::size_t DeadlineStream::write_vectors(iovec* vectors, std::size_t count, error_code& ec) {
+  ec = {};
+  if (count == 0) return 0;
+  msghdr message = {};
+  message.msg_iov = vectors;
+  message.msg_iovlen = count;
   for (;;) {
     if (ec = wait_for(POLLOUT); ec) return 0;
-    const ssize_t sent = ::send(socket_.get(), data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent >= 0) return static_cast<std::size_t>(sent);
     if (!would_block(errno)) {
       ec = from_errno(errno);

@@ -5,6 +5,9 @@
 // Thread safety: one thread at a time.
 #pragma once
 
+#include <sys/uio.h>
+
+#include <array>
 #include <exception>
 #include <utility>
 // Boost 1.74 wants the two above first.
@@ -42,13 +45,17 @@ class DeadlineStream {
   }
   template <class ConstBuffers>
   std::size_t write_some(const ConstBuffers& buffers, boost::system::error_code& ec) {
+    // A header and its body lie in many small buffers: one system call for them.
+    std::array<iovec, 16> vectors;
+    std::size_t count = 0;
     const auto end = boost::asio::buffer_sequence_end(buffers);
-    for (auto it = boost::asio::buffer_sequence_begin(buffers); it != end; ++it) {
+    for (auto it = boost::asio::buffer_sequence_begin(buffers); it != end && count < vectors.size();
+         ++it) {
       const boost::asio::const_buffer buffer(*it);
-      if (buffer.size() > 0) return write_bytes(buffer.data(), buffer.size(), ec);
+      if (buffer.size() == 0) continue;
+      vectors[count++] = {const_cast<void*>(buffer.data()), buffer.size()};
     }
-    ec = {};
-    return 0;
+    return write_vectors(vectors.data(), count, ec);
   }
   // Beast's concept asks for these; everything here uses the variants with an error code.
   template <class MutableBuffers>
@@ -68,7 +75,7 @@ class DeadlineStream {
 
  private:
   std::size_t read_bytes(void* data, std::size_t size, boost::system::error_code& ec);
-  std::size_t write_bytes(const void* data, std::size_t size, boost::system::error_code& ec);
+  std::size_t write_vectors(iovec* vectors, std::size_t count, boost::system::error_code& ec);
   boost::system::error_code wait_for(short events);
 
   Fd socket_;
