@@ -24,14 +24,18 @@ void draw_check_vector(RandomSource& random, CheckDistribution distribution, std
   wipe(words.data(), std::min(words.size(), out.size()) * sizeof(words[0]));
 }
 
-double row_tolerance(std::int64_t inner, double magnitude_squared) {
-  const double e = std::sqrt(magnitude_squared + kNegligible * kNegligible);
-  return kToleranceSafety * kUnitRoundoff *
-         (std::sqrt(static_cast<double>(inner)) + kToleranceGuard) * e;
+double row_tolerance(std::int64_t inner, double operand_squared, double result_squared) {
+  const auto n = static_cast<double>(inner);
+  // 0 / 0 is a row of zeros: std::min then keeps n, which multiplies zero.
+  const double coherence = std::min(n, result_squared / operand_squared);
+  const double e_squared = operand_squared + kNegligible * kNegligible +
+                           result_squared * (1 + kCoherentGuard * kCoherentGuard * coherence);
+  return kToleranceSafety * kUnitRoundoff * (std::sqrt(n) + kToleranceGuard) * std::sqrt(e_squared);
 }
 
-bool accept_row(std::span<const double> differences, std::int64_t inner, double magnitude_squared) {
-  const double tolerance = row_tolerance(inner, magnitude_squared);
+bool accept_row(std::span<const double> differences, std::int64_t inner, double operand_squared,
+                double result_squared) {
+  const double tolerance = row_tolerance(inner, operand_squared, result_squared);
   if (!std::isfinite(tolerance)) return false;
   bool accepted = true;
   for (const double difference : differences) {

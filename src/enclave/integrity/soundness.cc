@@ -17,7 +17,8 @@ bool makes_sense(const SoundnessGoal& goal) {
 }  // namespace
 
 double expected_tolerance_over_rms(const CheckShape& shape) {
-  return row_tolerance(shape.inner, 2.0 * static_cast<double>(shape.cols));
+  const auto cols = static_cast<double>(shape.cols);
+  return row_tolerance(shape.inner, cols, cols);
 }
 
 double miss_probability(double tolerance, double e, CheckDistribution distribution) {

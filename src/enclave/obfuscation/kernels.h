@@ -44,8 +44,9 @@ void decode_row(const float* row, std::size_t n, const std::uint32_t* inverse,
                 float* out);
 
 // Column sums that ride on the encoding of D: for k < rounds, sums[k*n + j] += weights[k] * row[j];
-// squares[j] += square_weight * row[j]^2. fp32; the caller flushes to float64 at least every 64
-// rows.
+// squares[j] += square_weight * row[j]^2. fp32; the caller flushes to float64 at least every
+// kColumnFlushRows rows: over 64, equal rows add up more rounding error than the check allows.
+inline constexpr int kColumnFlushRows = 16;
 void accumulate_columns(const float* row, std::size_t n, int rounds, const float* weights,
                         float square_weight, float* sums, float* squares);
 
