@@ -1,0 +1,492 @@
+// One table of operator cases. Every case runs forward against a float64 oracle and backward, of
+// all its inputs and parameters, against central differences of that oracle; in every memory
+// layout that the operators may be asked for, with one thread and with several.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "enclave/graph/storage.h"
+#include "enclave/nn/executor.h"
+#include "enclave/nn/graph_builder.h"
+#include "enclave/nn/op_oracles.h"
+#include "enclave/offload/local_engine.h"
+
+namespace tempo {
+namespace {
+
+using oracle::Values;
+using oracle::Window2d;
+using Ids = std::vector<TensorId>;
+using Ints = std::vector<std::int64_t>;
+
+struct OpCase {
+  std::string name;
+  std::vector<Shape> activations;
+  // Adds the operator; parameters that it makes come after the activations in oracle's arguments.
+  std::function<TensorId(GraphBuilder&, const Ids&)> build;
+  std::function<Values(const std::vector<Values>&)> oracle;
+  int opset = 13;
+};
+
+Attribute ints(Ints values) {
+  return {std::move(values)};
+}
+Attribute number(std::int64_t value) {
+  return {value};
+}
+
+std::vector<OpCase> conv_cases() {
+  struct Conv {
+    std::string name;
+    Shape x;
+    std::int64_t m;
+    Window2d window;
+    bool bias;
+    GraphBuilder::Attributes extra;
+  };
+  const std::vector<Conv> convs = {
+      {"3x3", {2, 3, 5, 4}, 4, {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {5, 4}}, true, {}},
+      {"3x3_blocked",
+       {2, 8, 4, 4},
+       16,
+       {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {4, 4}},
+       true,
+       {}},
+      {"1x1", {2, 8, 3, 3}, 8, {.kernel = {1, 1}, .out = {3, 3}}, false, {}},
+      {"strided",
+       {2, 5, 7, 6},
+       3,
+       {.kernel = {3, 2}, .stride = {2, 3}, .pads = {1, 0, 0, 1}, .out = {3, 2}},
+       true,
+       {}},
+      {"dilated",
+       {1, 2, 7, 8},
+       3,
+       {.kernel = {3, 3}, .pads = {2, 1, 2, 1}, .dilation = {2, 3}, .out = {7, 4}},
+       false,
+       {}},
+      {"one_channel", {2, 1, 6, 6}, 8, {.kernel = {3, 3}, .out = {4, 4}}, true, {}},
+      {"of_one_position", {3, 8, 1, 1}, 5, {.kernel = {1, 1}, .out = {1, 1}}, true, {}},
+      {"same_upper",
+       {1, 2, 5, 6},
+       2,
+       {.kernel = {3, 4}, .stride = {2, 2}, .pads = {1, 1, 1, 1}, .out = {3, 3}},
+       false,
+       {{"auto_pad", {std::string("SAME_UPPER")}}}},
+      {"same_lower",
+       {1, 2, 4, 4},
+       2,
+       {.kernel = {2, 2}, .pads = {1, 1, 0, 0}, .out = {4, 4}},
+       false,
+       {{"auto_pad", {std::string("SAME_LOWER")}}}},
+  };
+  std::vector<OpCase> cases;
+  for (const Conv& c : convs) {
+    const Window2d w = c.window;
+    cases.push_back({"Conv_" + c.name,
+                     {c.x},
+                     [c, w](GraphBuilder& b, const Ids& in) {
+                       Ids inputs = {in[0], b.parameter({c.m, c.x[1], w.kernel[0], w.kernel[1]},
+                                                        0.5F, 0, Storage::kConvWeights)};
+                       if (c.bias) inputs.push_back(b.parameter({c.m}, 1));
+                       GraphBuilder::Attributes attributes = c.extra;
+                       attributes["strides"] = ints(w.stride);
+                       attributes["dilations"] = ints(w.dilation);
+                       if (!attributes.contains("auto_pad")) attributes["pads"] = ints(w.pads);
+                       return b.node("Conv", inputs, attributes);
+                     },
+                     [c, w](const std::vector<Values>& v) {
+                       return oracle::conv(c.x, v[0], c.m, v[1], c.bias ? v[2] : Values{}, w);
+                     }});
+  }
+  return cases;
+}
+
+std::vector<OpCase> product_cases() {
+  return {
+      {"Gemm",
+       {{3, 7}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("Gemm", {in[0], b.parameter({7, 5}, 1, 0, Storage::kTransposed),
+                                b.parameter({1, 5}, 1)});
+       },
+       [](const std::vector<Values>& v) {
+         return oracle::add({3, 5}, oracle::mat_mul(v[0], v[1], 1, 3, 7, 5), {5}, v[2]);
+       }},
+      {"Gemm_transposed_weights",
+       {{2, 4}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("Gemm", {in[0], b.parameter({3, 4}, 1)}, {{"transB", number(1)}});
+       },
+       [](const std::vector<Values>& v) {
+         Values w(12);
+         for (std::size_t i = 0; i < 3; ++i) {
+           for (std::size_t j = 0; j < 4; ++j) w[j * 3 + i] = v[1][i * 4 + j];
+         }
+         return oracle::mat_mul(v[0], w, 1, 2, 4, 3);
+       }},
+      {"MatMul_by_weight",
+       {{2, 3, 5}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("MatMul", {in[0], b.parameter({5, 4}, 1, 0, Storage::kTransposed)});
+       },
+       [](const std::vector<Values>& v) { return oracle::mat_mul(v[0], v[1], 1, 6, 5, 4); }},
+      {"MatMul_of_activations",
+       {{2, 3, 5}, {2, 5, 4}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("MatMul", {in[0], in[1]});
+       },
+       [](const std::vector<Values>& v) { return oracle::mat_mul(v[0], v[1], 2, 3, 5, 4); }},
+      {"MatMul_rank_4",
+       {{2, 8, 3, 5}, {2, 8, 5, 2}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("MatMul", {in[0], in[1]});
+       },
+       [](const std::vector<Values>& v) { return oracle::mat_mul(v[0], v[1], 16, 3, 5, 2); }},
+      {"MatMul_by_broadcast_weight",
+       {{2, 3, 2, 5}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("MatMul", {in[0], b.parameter({3, 5, 4}, 1)});
+       },
+       [](const std::vector<Values>& v) {
+         Values twice(v[1]);
+         twice.insert(twice.end(), v[1].begin(), v[1].end());
+         return oracle::mat_mul(v[0], twice, 6, 2, 5, 4);
+       }},
+  };
+}
+
+OpCase add_case(const std::string& name, const Shape& a, const Shape& b) {
+  return {"Add_" + name,
+          {a},
+          [b](GraphBuilder& g, const Ids& in) { return g.add(in[0], g.parameter(b, 1)); },
+          [a, b](const std::vector<Values>& v) { return oracle::add(a, v[0], b, v[1]); }};
+}
+
+std::vector<OpCase> add_cases() {
+  std::vector<OpCase> cases = {
+      add_case("channel_bias", {2, 8, 3, 2}, {8, 1, 1}),
+      add_case("channel_bias_rank_4", {2, 8, 3, 2}, {1, 8, 1, 1}),
+      add_case("row_bias", {3, 6}, {6}),
+      add_case("trailing_bias", {2, 3, 5}, {5}),
+      add_case("position_embedding", {2, 3, 5}, {1, 3, 5}),
+      add_case("image", {2, 8, 3, 2}, {8, 3, 2}),
+      add_case("width_only", {2, 8, 3, 4}, {4}),
+      add_case("same_shape_rank_4_parameter", {2, 8, 3, 2}, {2, 8, 3, 2}),
+      {"Add_activations",
+       {{2, 8, 3, 2}, {2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) { return b.add(in[0], in[1]); },
+       [](const std::vector<Values>& v) {
+         return oracle::add({2, 8, 3, 2}, v[0], {2, 8, 3, 2}, v[1]);
+       }},
+      {"Add_broadcast_activation",
+       {{2, 8, 1, 1}, {2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) { return b.add(in[0], in[1]); },
+       [](const std::vector<Values>& v) {
+         return oracle::add({2, 8, 3, 2}, v[1], {2, 8, 1, 1}, v[0]);
+       }},
+      {"Add_to_itself",
+       {{2, 5}},
+       [](GraphBuilder& b, const Ids& in) { return b.add(in[0], in[0]); },
+       [](const std::vector<Values>& v) {
+         return oracle::add({2, 5}, v[0], {2, 5}, v[0]);
+       }},
+      {"Add_to_itself_Relu",
+       {{2, 5}},
+       [](GraphBuilder& b, const Ids& in) { return b.relu(b.add(in[0], in[0])); },
+       [](const std::vector<Values>& v) {
+         return oracle::relu(oracle::add({2, 5}, v[0], {2, 5}, v[0]));
+       }},
+      {"Add_Relu",
+       {{2, 8, 3, 2}, {2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) { return b.relu(b.add(in[0], in[1])); },
+       [](const std::vector<Values>& v) {
+         return oracle::relu(oracle::add({2, 8, 3, 2}, v[0], {2, 8, 3, 2}, v[1]));
+       }},
+      {"Add_bias_Relu",
+       {{2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.relu(b.add(b.parameter({8, 1, 1}, 1), in[0]));
+       },
+       [](const std::vector<Values>& v) {
+         return oracle::relu(oracle::add({2, 8, 3, 2}, v[0], {8, 1, 1}, v[1]));
+       }},
+  };
+  return cases;
+}
+
+OpCase batch_norm_case(const std::string& name, const Shape& x, bool with_relu) {
+  return {"BatchNormalization_" + name,
+          {x},
+          [x, with_relu](GraphBuilder& b, const Ids& in) {
+            const TensorId y = b.batch_norm(in[0], x[1]);
+            return with_relu ? b.relu(y) : y;
+          },
+          [x, with_relu](const std::vector<Values>& v) {
+            Values y = oracle::batch_norm(x, v[0], v[1], v[2], 1e-5F);
+            return with_relu ? oracle::relu(std::move(y)) : y;
+          }};
+}
+
+OpCase pool_case(const std::string& type, const std::string& name, const Shape& x,
+                 const Window2d& w, GraphBuilder::Attributes extra = {}) {
+  const bool include_pad = extra.contains("count_include_pad");
+  const bool is_max = type == "MaxPool";
+  return {type + "_" + name,
+          {x},
+          [type, w, extra](GraphBuilder& b, const Ids& in) {
+            GraphBuilder::Attributes attributes = extra;
+            attributes["kernel_shape"] = ints(w.kernel);
+            attributes["strides"] = ints(w.stride);
+            attributes["dilations"] = ints(w.dilation);
+            if (!attributes.contains("auto_pad")) attributes["pads"] = ints(w.pads);
+            return b.node(type, in, attributes);
+          },
+          [x, w, include_pad, is_max](const std::vector<Values>& v) {
+            return is_max ? oracle::max_pool(x, v[0], w)
+                          : oracle::average_pool(x, v[0], w, include_pad);
+          }};
+}
+
+std::vector<OpCase> channel_cases() {
+  std::vector<OpCase> cases = {
+      batch_norm_case("images", {3, 8, 2, 3}, false),
+      batch_norm_case("images_Relu", {3, 8, 2, 3}, true),
+      batch_norm_case("odd_channels", {2, 5, 3, 3}, false),
+      batch_norm_case("rows", {6, 19}, true),
+      batch_norm_case("rank_3", {3, 4, 5}, false),
+      {"Conv_BatchNormalization_Relu",  // the engine delivers the moments
+       {{2, 8, 4, 4}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.relu(b.batch_norm(b.conv(in[0], 8, 8, 3, 1, 1, 0.3F), 8));
+       },
+       [](const std::vector<Values>& v) {
+         const Values z = oracle::conv({2, 8, 4, 4}, v[0], 8, v[1], {},
+                                       {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {4, 4}});
+         return oracle::relu(oracle::batch_norm({2, 8, 4, 4}, z, v[2], v[3], 1e-5F));
+       }},
+      {"Relu",
+       {{2, 8, 3, 3}},
+       [](GraphBuilder& b, const Ids& in) { return b.relu(in[0]); },
+       [](const std::vector<Values>& v) { return oracle::relu(v[0]); }},
+      {"GlobalAveragePool",
+       {{2, 8, 3, 5}},
+       [](GraphBuilder& b, const Ids& in) { return b.node("GlobalAveragePool", in); },
+       [](const std::vector<Values>& v) {
+         return oracle::average_pool({2, 8, 3, 5}, v[0], {.kernel = {3, 5}, .out = {1, 1}}, false);
+       }},
+      {"Dropout_of_nothing",
+       {{2, 6}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("Dropout", {in[0], b.filled({}, 0, TensorKind::kConstant)});
+       },
+       [](const std::vector<Values>& v) { return v[0]; }},
+  };
+  for (const char* type : {"MaxPool", "AveragePool"}) {
+    const auto add = [&](const std::string& name, const Shape& x, const Window2d& w,
+                         GraphBuilder::Attributes extra = {}) {
+      cases.push_back(pool_case(type, name, x, w, std::move(extra)));
+    };
+    add("2x2", {2, 8, 4, 6}, {.kernel = {2, 2}, .stride = {2, 2}, .out = {2, 3}});
+    add("overlapping", {2, 8, 5, 5},
+        {.kernel = {3, 3}, .stride = {2, 2}, .pads = {1, 1, 1, 1}, .out = {3, 3}});
+    add("odd_channels", {1, 3, 5, 4}, {.kernel = {2, 3}, .pads = {1, 0, 0, 2}, .out = {5, 4}});
+    add("dilated", {1, 2, 6, 6},
+        {.kernel = {2, 2}, .pads = {0, 1, 1, 0}, .dilation = {2, 3}, .out = {5, 4}});
+    add("ceil", {1, 8, 6, 6}, {.kernel = {3, 3}, .stride = {2, 2}, .out = {3, 3}},
+        {{"ceil_mode", number(1)}});
+    // Rounding up would give a window that starts behind the image: there is none.
+    add("ceil_without_empty_windows", {1, 2, 5, 5},
+        {.kernel = {2, 2}, .stride = {3, 3}, .pads = {1, 1, 1, 1}, .out = {2, 2}},
+        {{"ceil_mode", number(1)}});
+    add("same_upper", {1, 2, 5, 5},
+        {.kernel = {2, 2}, .stride = {2, 2}, .pads = {0, 0, 1, 1}, .out = {3, 3}},
+        {{"auto_pad", {std::string("SAME_UPPER")}}});
+  }
+  cases.push_back(
+      pool_case("AveragePool", "count_include_pad", {1, 8, 5, 5},
+                {.kernel = {3, 3}, .stride = {2, 2}, .pads = {1, 1, 1, 1}, .out = {3, 3}},
+                {{"count_include_pad", number(1)}}));
+  cases.push_back(
+      pool_case("AveragePool", "count_include_pad_ceil", {1, 2, 6, 6},
+                {.kernel = {3, 3}, .stride = {2, 2}, .pads = {1, 1, 0, 0}, .out = {3, 3}},
+                {{"count_include_pad", number(1)}, {"ceil_mode", number(1)}}));
+  return cases;
+}
+
+std::vector<OpCase> order_cases() {
+  const auto unchanged = [](const std::vector<Values>& v) { return v[0]; };
+  const auto softmax_case = [](const std::string& name, const Shape& x, std::int64_t axis,
+                               std::int64_t outer, std::int64_t length, std::int64_t inner,
+                               int opset) {
+    return OpCase{
+        "Softmax_" + name,
+        {x},
+        [axis](GraphBuilder& b, const Ids& in) {
+          return b.node("Softmax", in, {{"axis", number(axis)}});
+        },
+        [=](const std::vector<Values>& v) { return oracle::softmax(v[0], outer, length, inner); },
+        opset};
+  };
+  const auto reshape_case = [&](const std::string& name, const Shape& x, const Ints& target) {
+    return OpCase{"Reshape_" + name,
+                  {x},
+                  [target](GraphBuilder& b, const Ids& in) {
+                    return b.node("Reshape", {in[0], b.ints(target)});
+                  },
+                  unchanged};
+  };
+  return {
+      softmax_case("rows", {3, 7}, -1, 3, 7, 1, 13),
+      softmax_case("channels", {2, 8, 3, 2}, 1, 2, 8, 6, 13),
+      softmax_case("height", {2, 5, 3, 2}, 2, 10, 3, 2, 13),
+      softmax_case("flat_from_1", {2, 5, 3, 2}, 1, 2, 30, 1, 11),
+      softmax_case("flat_from_2", {2, 5, 3, 2}, 2, 10, 6, 1, 11),
+      softmax_case("flat_from_3", {2, 5, 3, 2}, 3, 30, 2, 1, 11),
+      reshape_case("flattens", {2, 8, 3, 2}, {0, -1}),
+      reshape_case("to_images", {2, 24}, {0, 4, 3, 2}),
+      reshape_case("between_images", {2, 8, 3, 2}, {0, 4, -1, 4}),
+      reshape_case("to_tokens", {2, 8, 3, 2}, {0, 8, 6}),
+      {"Flatten_after_images",
+       {{2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("Flatten", in, {{"axis", number(-2)}});
+       },
+       unchanged},
+      {"Identity",
+       {{2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) { return b.node("Identity", in); },
+       unchanged},
+      {"Identity_twice_added",  // two readers of one tensor, neither may overwrite it
+       {{2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) {
+         const TensorId same = b.node("Identity", in);
+         return b.add(b.relu(same), b.node("Identity", {same}));
+       },
+       [](const std::vector<Values>& v) {
+         return oracle::add({2, 8, 3, 2}, oracle::relu(v[0]), {2, 8, 3, 2}, v[0]);
+       }},
+  };
+}
+
+std::vector<OpCase> all_cases() {
+  std::vector<OpCase> cases;
+  for (auto make : {conv_cases, product_cases, add_cases, channel_cases, order_cases}) {
+    for (OpCase& c : make()) cases.push_back(std::move(c));
+  }
+  return cases;
+}
+
+class OpCases : public testing::TestWithParam<OpCase> {};
+
+// The case's graph: an input of zeros, to which a parameter is added for every activation, so that
+// gradients of activations are gradients of parameters.
+struct CaseGraph {
+  Graph graph;
+  Ids parameters;
+  std::int64_t batch;
+
+  explicit CaseGraph(const OpCase& op_case) : batch(op_case.activations[0][0]) {
+    GraphBuilder b(op_case.opset);
+    const TensorId input = b.input({1});
+    Ids activations;
+    for (const Shape& shape : op_case.activations) {
+      Ints ones(shape.size(), 1);
+      ones[0] = 0;
+      const TensorId zeros = b.node("Reshape", {input, b.ints(ones)});
+      activations.push_back(b.add(zeros, b.parameter(shape, 1)));
+    }
+    const TensorId result = op_case.build(b, activations);
+    graph = b.finish(b.node("Flatten", {result}));
+    for (std::size_t id = 0; id < graph.tensors.size(); ++id) {
+      if (graph.tensors[id].kind == TensorKind::kParameter) {
+        parameters.push_back(static_cast<TensorId>(id));
+      }
+    }
+  }
+
+  Values in_onnx_order(TensorId id, std::span<const float> stored) const {
+    const Tensor& tensor = graph.tensors[static_cast<std::size_t>(id)];
+    std::vector<float> values(stored.size());
+    from_storage(stored, tensor.declared, tensor.storage, values);
+    return {values.begin(), values.end()};
+  }
+};
+
+double largest(const Values& values) {
+  double most = 0;
+  for (const double v : values) most = std::max(most, std::abs(v));
+  return most;
+}
+
+// float32 sums of up to some hundred products of numbers around 1: errors of a few units in the
+// last place of the largest partial sum.
+constexpr double kTolerance = 64 * static_cast<double>(std::numeric_limits<float>::epsilon());
+
+TEST_P(OpCases, AgreeWithTheOracleForwardAndBackward) {
+  const OpCase& op_case = GetParam();
+  for (const auto& [block, threads] : {std::pair{0, 1}, {0, 3}, {8, 2}}) {
+    SCOPED_TRACE("channel block " + std::to_string(block));
+    CaseGraph c(op_case);
+    ThreadPool pool(threads);
+    TimeLedger ledger;
+    LocalEngine engine(pool, ledger);
+    auto executor =
+        Executor::create(c.graph, {.batch = c.batch, .channel_block = block}, engine, pool, ledger);
+    ASSERT_TRUE(executor.ok()) << executor.error().one_line();
+    std::vector<Values> arguments;
+    for (const TensorId id : c.parameters) {
+      arguments.push_back(
+          c.in_onnx_order(id, c.graph.tensors[static_cast<std::size_t>(id)].floats));
+    }
+    const Values want = op_case.oracle(arguments);
+    Values weights(want.size());
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      weights[i] = static_cast<double>(hashed_value(99, static_cast<std::uint32_t>(i)));
+    }
+    // Twice: the second step must not see what the first one left.
+    for (const std::uint64_t step : {0, 1}) {
+      std::ranges::fill((*executor)->input(), 0.0F);
+      ASSERT_TRUE((*executor)->forward(step).ok());
+      const auto got = (*executor)->output();
+      ASSERT_EQ(got.size(), want.size());
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        ASSERT_NEAR(got[i], want[i], kTolerance * std::max(1.0, largest(want))) << i;
+      }
+      std::ranges::copy(weights, (*executor)->d_output().begin());
+      ASSERT_TRUE((*executor)->backward().ok());
+    }
+    for (std::size_t k = 0; k < arguments.size(); ++k) {
+      const Values gradient =
+          c.in_onnx_order(c.parameters[k], (*executor)->gradient(c.parameters[k]));
+      Values differences(gradient.size());
+      for (std::size_t i = 0; i < gradient.size(); ++i) {
+        constexpr double kStep = 1e-5;  // float64: truncation and rounding are both near 1e-10
+        const double x = arguments[k][i];
+        double difference = 0;
+        for (const double sign : {1.0, -1.0}) {
+          arguments[k][i] = x + sign * kStep;
+          const Values moved = op_case.oracle(arguments);
+          for (std::size_t j = 0; j < moved.size(); ++j) {
+            difference += sign * weights[j] * moved[j];
+          }
+        }
+        arguments[k][i] = x;
+        differences[i] = difference / (2 * kStep);
+      }
+      for (std::size_t i = 0; i < gradient.size(); ++i) {
+        ASSERT_NEAR(gradient[i], differences[i], kTolerance * std::max(1.0, largest(differences)))
+            << "parameter " << k << ", element " << i;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, OpCases, testing::ValuesIn(all_cases()),
+                         [](const auto& c) { return c.param.name; });
+
+}  // namespace
+}  // namespace tempo

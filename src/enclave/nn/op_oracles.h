@@ -1,0 +1,40 @@
+// File: enclave/nn/op_oracles.h
+// The operators once more, in float64 and as plainly as can be, in ONNX's order. For tests.
+#pragma once
+
+#include <vector>
+
+#include "enclave/graph/graph.h"
+
+namespace tempo::oracle {
+
+using Values = std::vector<double>;
+
+struct Window2d {
+  Shape kernel, stride{1, 1}, pads{0, 0, 0, 0}, dilation{1, 1};
+  Shape out;  // height and width, as the test's author worked them out
+};
+
+// x: (n, c, h, w); weights: (m, c, kh, kw); bias: m values or none.
+Values conv(const Shape& x_shape, const Values& x, std::int64_t m, const Values& weights,
+            const Values& bias, const Window2d& window);
+Values max_pool(const Shape& x_shape, const Values& x, const Window2d& window);
+// A window's sum by the number of its taps inside the image, or inside image and padding.
+Values average_pool(const Shape& x_shape, const Values& x, const Window2d& window,
+                    bool count_include_pad);
+// Over all dimensions but the second, with the batch's statistics.
+Values batch_norm(const Shape& x_shape, const Values& x, const Values& scale, const Values& bias,
+                  double epsilon);
+// The same with given statistics.
+Values affine_norm(const Shape& x_shape, const Values& x, const Values& scale, const Values& bias,
+                   const Values& mean, const Values& variance, double epsilon);
+Values relu(Values x);
+// a: (rows, inner), b: (inner, columns), `batches` of them.
+Values mat_mul(const Values& a, const Values& b, std::int64_t batches, std::int64_t rows,
+               std::int64_t inner, std::int64_t columns);
+// b broadcasts to a's shape.
+Values add(const Shape& a_shape, const Values& a, const Shape& b_shape, const Values& b);
+// Over `length` neighbours that are `inner` apart.
+Values softmax(const Values& x, std::int64_t outer, std::int64_t length, std::int64_t inner);
+
+}  // namespace tempo::oracle
