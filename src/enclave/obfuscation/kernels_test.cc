@@ -250,7 +250,7 @@ constexpr std::int64_t kTargets[] = {HWY_AVX3, HWY_AVX2, HWY_SCALAR};
 constexpr std::int64_t kTargets[] = {HWY_NEON};
 #endif
 INSTANTIATE_TEST_SUITE_P(Targets, KernelsTest, testing::ValuesIn(kTargets),
-                         [](const auto& info) { return hwy::TargetName(info.param); });
+                         [](const auto& target) { return hwy::TargetName(target.param); });
 
 // Fixed words around the row: what is read beyond it never shows.
 TEST(CopyIn, EveryAlignmentAndLength) {
