@@ -139,7 +139,8 @@ void columns(benchmark::State& state) {
     for (std::size_t i = 0; i < o.rows; ++i) {
       accumulate_columns(o.ring_row(i), o.n, o.rounds, weights.data(), 2.0F, partial.data(),
                          partial.data() + o.rounds * o.n);
-      if (i % 64 == 63) flush_to_double(partial.data(), partial.size(), totals.data());
+      if ((i + 1) % kColumnFlushRows == 0)
+        flush_to_double(partial.data(), partial.size(), totals.data());
     }
     benchmark::ClobberMemory();
   }
