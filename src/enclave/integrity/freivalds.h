@@ -11,7 +11,7 @@
 // g0: the roundings that do not grow with n. An element is multiplied twice on its way out, by
 //   coefficients of which one is a rounded reciprocal; so is the other factor; the product, the
 //   folded check vector and the sums of the checker round too. For n = 1 they are all there is: in
-//   50,000 rows |P_i| / (u E_i) reached 7 to 11, that is about 2.5 standard deviations of 4.
+//   50,000 rows |P_i| / (u E_i) reached 7 to 11, of the 20 allowed.
 // g1: where all terms of a sum are equal, every addition rounds the same way and the error grows
 //   with n |C_ik| / 2. |C_i|^2 / sum A^2 B^2 tells: 1 for independent terms, n for equal ones. It
 //   cannot exceed n for any honest row, so a worker that returns a huge C gains nothing.
