@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,13 +56,16 @@ class GraphBuilder {
   }
 
  private:
+  static std::string numbered(const char* name, std::size_t number) {
+    return std::string(name).append(std::to_string(number));
+  }
   TensorId add(Tensor tensor) {
     graph_.tensors.push_back(std::move(tensor));
     return static_cast<TensorId>(graph_.tensors.size() - 1);
   }
   TensorId parameter(const char* name, Shape shape, Storage storage, float scale) {
     Tensor tensor;
-    tensor.name = name + std::to_string(graph_.tensors.size());
+    tensor.name = numbered(name, graph_.tensors.size());
     tensor.kind = TensorKind::kParameter;
     tensor.storage = storage;
     for (std::int64_t i = 0; i < element_count(shape); ++i) {
@@ -74,10 +78,10 @@ class GraphBuilder {
   void node(const char* op_type, std::vector<TensorId> inputs,
             std::map<std::string, Attribute> attributes) {
     Tensor output;
-    output.name = "t" + std::to_string(graph_.tensors.size());
+    output.name = numbered("t", graph_.tensors.size());
     Node node;
     node.op_type = op_type;
-    node.name = op_type + std::to_string(graph_.nodes.size());
+    node.name = numbered(op_type, graph_.nodes.size());
     node.opset = graph_.opset;
     node.attributes = std::move(attributes);
     node.inputs = std::move(inputs);
