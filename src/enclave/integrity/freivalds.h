@@ -3,8 +3,9 @@
 // float64, and an acceptance rule per row that knows how large honest rounding errors are.
 //
 // Rule (per row i of C, over `cols` columns, inner length n; all in decoded units):
-//   E_i^2 = sum_k sum_j A_ij^2 B_jk^2 + |C_i|^2 (1 + g1^2 min(|C_i|^2 / sum_k sum_j A_ij^2 B_jk^2,
-//   n)) accept iff |P_i| <= s * u * (sqrt(n) + g0) * sqrt(E_i^2 + e0^2),   u = 2^-24
+//   a_i   = sum_k sum_j A_ij^2 B_jk^2
+//   E_i^2 = a_i + |C_i|^2 (1 + g1^2 min(|C_i|^2 / a_i, n))
+//   accept iff |P_i| <= s * u * (sqrt(n) + g0) * sqrt(E_i^2 + e0^2),   u = 2^-24
 // s: an honest float32 worker stays near sqrt(n), because roundings are independent and the secret
 //   permutation shuffles the order of summation. Without one, data sorted so that large terms
 //   cancel can exceed the tolerance.
@@ -13,7 +14,7 @@
 //   folded check vector and the sums of the checker round too. For n = 1 they are all there is: in
 //   50,000 rows |P_i| / (u E_i) reached 7 to 11, of the 20 allowed.
 // g1: where all terms of a sum are equal, every addition rounds the same way and the error grows
-//   with n |C_ik| / 2. |C_i|^2 / sum A^2 B^2 tells: 1 for independent terms, n for equal ones. It
+//   with n |C_ik| / 2. |C_i|^2 / a_i tells: 1 for independent terms, n for equal ones. It
 //   cannot exceed n for any honest row, so a worker that returns a huge C gains nothing.
 // e0: rows smaller than this are compared as if they were this large. Below it, products of encoded
 //   values underflow float32, and an honest worker loses digits; no such row can move a weight.
@@ -47,7 +48,7 @@ enum class CheckDistribution {
 // operands leave, keep them secret, use them for one verdict.
 void draw_check_vector(RandomSource& random, CheckDistribution distribution, std::span<float> out);
 
-// Tolerance of |P_i|. operand_squared: sum_k sum_j A_ij^2 B_jk^2; result_squared: |C_i|^2. inner
+// Tolerance of |P_i|. operand_squared: a_i; result_squared: |C_i|^2. inner
 // >= 1.
 double row_tolerance(std::int64_t inner, double operand_squared, double result_squared = 0);
 
