@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/buffer.h"
 #include "base/thread_pool.h"
 #include "enclave/nn/time_ledger.h"
 #include "enclave/offload/linear.h"
@@ -17,6 +18,8 @@ namespace tempo {
 // oneDNN's fastest channel blocking on this processor: 16 with AVX-512, 8 with AVX2, else 0
 // (channels last).
 int preferred_channel_block();
+
+class ConvWorkspace;
 
 class LocalEngine final : public LinearEngine {
  public:
@@ -33,11 +36,13 @@ class LocalEngine final : public LinearEngine {
   Status end_step() override { return {}; }
 
  private:
-  class Convolution;  // primitives of one geometry; enclave/offload/local_engine.cc
+  class Convolution;  // of one geometry
   Convolution& convolution(const LinearOp& op);
 
   ThreadPool& pool_;
   TimeLedger& ledger_;
+  std::unique_ptr<ConvWorkspace> workspace_;
+  AlignedBuffer<float> sum_;  // an input gradient that is to be added to another
   std::map<std::vector<std::int64_t>, std::unique_ptr<Convolution>> convolutions_;
 };
 

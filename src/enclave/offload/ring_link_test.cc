@@ -263,37 +263,48 @@ TEST_F(RingLinkTest, WaitsAreBounded) {
 TEST(RingLinkHostile, NoForgedDuplicateOrMisplacedDeliveries) {
   const std::uint64_t bytes = ring_region_bytes(kGeometry);
   int broken = 0, delivered = 0;
-  for (int round = 0; round < 1000; ++round) {
+  for (int round = 0; round < 256; ++round) {
     AlignedBuffer<std::byte> memory(bytes);
     RingLink link(memory.span(), kGeometry, std::vector<WorkerInfo>(1), Fd());
     std::atomic<bool> started{false}, stop{false};
     std::thread hostile([&] {
       std::mt19937_64 random(round);
+      const unsigned malice = round % 64;  // of 256 actions
+      HonestEnd end(memory.data(), Fd());
       const RingPlace tasks = ring_submissions(memory.data(), kGeometry);
       const RingPlace completions = ring_completions(memory.data(), kGeometry);
-      std::uint64_t head = 0;
       started.store(true);
       while (!stop.load(std::memory_order_relaxed)) {
-        switch (random() % 16) {
+        if (random() % 256 >= malice) {
+          Task task;
+          if (end.completions.room().value_or(0) == 0) continue;
+          if (end.tasks.pop(task) != RingRead::kItem) {
+            std::this_thread::yield();
+            continue;
+          }
+          end.completions.push({task.request, TaskStatus::kOk, 0, 16, 0});
+          continue;
+        }
+        switch (random() % 6) {
           case 0:
-            store_index(completions.head, random());
+            store_index(completions.head, random() % 64);
             break;
           case 1:
-            store_index(tasks.tail, random() % 32);
+            store_index(tasks.tail, random() % 64);
             break;
           case 2:
             store_index(tasks.waiting, random());
             break;
           case 3:
-            store_word(completions.slots + random() % 32 * 8, random());
+            store_word(completions.slots + random() % 32 * 8, random() % 64);
+            break;
+          case 4:
+            store_word(tasks.slots + random() % 64 * 8, random());
             break;
           default: {  // plausible: an answer to a request that may be open
-            std::byte* slot = completions.slots + (head % kGeometry.entries) * sizeof(Completion);
-            const Completion forged{1 + random() % 40, static_cast<TaskStatus>(random() % 6), 0,
-                                    random() % 2 * 16, random()};
-            copy_out(slot, &forged, sizeof(forged));
-            store_index(completions.head, ++head);
-            store_index(tasks.tail, load_index(tasks.head));
+            if (end.completions.room().value_or(0) == 0) break;
+            end.completions.push({1 + random() % 40, static_cast<TaskStatus>(random() % 6), 0,
+                                  random() % 2 * 16, random()});
           }
         }
       }
@@ -320,7 +331,10 @@ TEST(RingLinkHostile, NoForgedDuplicateOrMisplacedDeliveries) {
       }
       auto completion = link.poll(0);
       if (!completion) break;
-      if (!completion->has_value()) continue;
+      if (!completion->has_value()) {
+        std::this_thread::yield();
+        continue;
+      }
       ASSERT_EQ(open.erase((*completion)->request), 1U);
       ASSERT_EQ((*completion)->bytes, (*completion)->status == TaskStatus::kOk ? 16U : 0U);
       ASSERT_LE(static_cast<std::uint32_t>((*completion)->status), 4U);

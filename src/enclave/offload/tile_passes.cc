@@ -14,7 +14,6 @@ namespace tempo {
 namespace {
 
 constexpr std::size_t kMinChunkRows = 64;
-constexpr std::int64_t kFlushRows = 64;  // fp32 partial sums go to float64 this often
 constexpr std::int64_t kColumnGrain = 256;
 constexpr std::int64_t kBlockRows = 256;  // rows of a product done inside at a time
 
@@ -79,11 +78,10 @@ bool row_passes(const float* row, std::size_t columns, const CheckRow& check, do
   check_row(row, columns, check, sums.data(), &magnitude);
   magnitude *= row_factor * row_factor;
   for (int k = 0; k < check.rounds; ++k) sums[k] = expected[k] - sums[k] * row_factor;
-  const double total = operand_magnitude + magnitude;
-  const bool passed =
-      accept_row({sums.data(), static_cast<std::size_t>(check.rounds)}, inner, total);
+  const bool passed = accept_row({sums.data(), static_cast<std::size_t>(check.rounds)}, inner,
+                                 operand_magnitude, magnitude);
   if (passed) {
-    const double tolerance = row_tolerance(inner, total);
+    const double tolerance = row_tolerance(inner, operand_magnitude, magnitude);
     tally.tolerance_squared += tolerance * tolerance;
     tally.result_squared += magnitude;
     tally.rows += 1;
@@ -100,7 +98,7 @@ class MomentSums {
 
   void add(const float* row) {
     accumulate_moments(row, columns_, shift_, partial_.data(), partial_.data() + columns_);
-    if (++count_ % kFlushRows == 0) flush();
+    if (++count_ % kColumnFlushRows == 0) flush();
   }
 
   // Merges into `moments`, which has `columns` columns.
@@ -203,7 +201,7 @@ ProductChecks forward_checks(const TileContext& context, RandomSource& random, i
           accumulate_columns(weights + (slice.begin + a) * n + begin, width, rounds,
                              row_weights.data(), 1.0F, partial.data(),
                              partial.data() + rounds * width);
-          if ((a + 1) % kFlushRows == 0)
+          if ((a + 1) % kColumnFlushRows == 0)
             flush_to_double(partial.data(), partial.size(), totals.data());
         }
         flush_to_double(partial.data(), partial.size(), totals.data());
@@ -353,7 +351,7 @@ void encode_gradient(const TileContext& context, const float* d_output, const Ti
             accumulate_columns(row, features, rounds, projections->projections.data() + r * rounds,
                                projections->norms[r], partial.data(),
                                partial.data() + rounds * features);
-            if ((r + 1 - rows.chunks[c]) % kFlushRows == 0) {
+            if ((r + 1 - rows.chunks[c]) % kColumnFlushRows == 0) {
               flush_to_double(partial.data(), partial.size(), totals.data());
             }
           }
