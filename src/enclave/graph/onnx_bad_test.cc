@@ -317,6 +317,117 @@ TEST(Unsupported, OutputWithoutTheBatchFirst) {
   expect_unsupported(model, "batch as first dimension");
 }
 
+// Well-formed files whose operators, edges, shapes and attributes are drawn at random: they pass
+// the structure checks and reach the operators' own rules.
+class RandomModel {
+ public:
+  explicit RandomModel(std::uint32_t seed) : random_(seed) {}
+
+  onnx::ModelProto make() {
+    const Shape input = below(3) == 0 ? Shape{0, 4} : Shape{0, dim(), dim(), dim()};
+    onnx::ModelProto model = empty_model(input, 9 + static_cast<int>(below(kNewestOpset - 8)));
+    std::vector<std::string> names = {"x"};
+    for (int i = 0; i < 6; ++i) {
+      Shape dims(below(5));
+      for (std::int64_t& d : dims) d = dim();
+      names.push_back(add_floats(&model, "w" + std::to_string(i), dims)->name());
+      std::vector<std::int64_t> ints(below(4));
+      for (std::int64_t& value : ints) value = number();
+      names.push_back(add_ints(&model, "i" + std::to_string(i), ints)->name());
+    }
+    const int nodes = 1 + static_cast<int>(below(4));
+    for (int i = 0; i < nodes; ++i) {
+      std::vector<std::string> inputs = {below(4) == 0 ? pick(names) : names.back()};
+      if (i == 0) inputs = {"x"};
+      const Operator& op = kOperators[below(static_cast<std::uint32_t>(kOperators.size()))];
+      const std::uint32_t wanted = below(10) == 0 ? below(7) : op.inputs;
+      while (inputs.size() < wanted) inputs.push_back(pick(names));
+      onnx::NodeProto* node = add_node(&model, op.type, inputs, {"v" + std::to_string(i)});
+      for (const char* name : {"strides", "pads", "dilations", "kernel_shape", "axes"}) {
+        if (below(6) == 0) add_list(node, name);
+      }
+      for (const char* name : {"axis", "group", "transB", "transA", "allowzero", "ceil_mode"}) {
+        if (below(8) == 0) add_int(node, name, number());
+      }
+      names.push_back(node->output(0));
+    }
+    add_output(&model, names.back());
+    return model;
+  }
+
+ private:
+  std::uint32_t below(std::uint32_t bound) { return random_() % bound; }
+  std::int64_t dim() { return 1 + below(4); }
+  std::int64_t number() {
+    constexpr std::int64_t kLow = std::numeric_limits<std::int64_t>::min();
+    constexpr std::int64_t kHigh = std::numeric_limits<std::int64_t>::max();
+    const std::vector<std::int64_t> values = {-1, 0, 1, 1, 1, 2, 2, 3, 4, kLow, kHigh, kHigh / 2};
+    return values[below(static_cast<std::uint32_t>(values.size()))];
+  }
+  std::string pick(const std::vector<std::string>& from) {
+    return from[below(static_cast<std::uint32_t>(from.size()))];
+  }
+  void add_list(onnx::NodeProto* node, const std::string& name) {
+    onnx::AttributeProto* attribute = node->add_attribute();
+    attribute->set_name(name);
+    attribute->set_type(onnx::AttributeProto::INTS);
+    for (std::uint32_t count = 1 + below(4); count > 0; --count) attribute->add_ints(number());
+  }
+
+  struct Operator {
+    std::string type;
+    std::uint32_t inputs;
+  };
+  const std::vector<Operator> kOperators = {{"Conv", 2},
+                                            {"Gemm", 3},
+                                            {"MatMul", 2},
+                                            {"Add", 2},
+                                            {"BatchNormalization", 5},
+                                            {"Relu", 1},
+                                            {"MaxPool", 1},
+                                            {"Flatten", 1},
+                                            {"Reshape", 2},
+                                            {"AveragePool", 1},
+                                            {"Dropout", 1},
+                                            {"Softmax", 1},
+                                            {"Identity", 1},
+                                            {"Shape", 1},
+                                            {"GlobalAveragePool", 1},
+                                            {"Gather", 2},
+                                            {"Slice", 3},
+                                            {"Concat", 2},
+                                            {"Unsqueeze", 2},
+                                            {"Transpose", 1},
+                                            {"Expand", 2},
+                                            {"Pad", 2},
+                                            {"Cast", 1},
+                                            {"Squeeze", 1},
+                                            {"Mul", 2},
+                                            {"CastLike", 2},
+                                            {"ReduceMean", 2}};
+  std::mt19937 random_;
+};
+
+TEST(RandomModels, AreAnErrorOrAModelThatExports) {
+  int accepted = 0;
+  for (std::uint32_t seed = 0; seed < 4000; ++seed) {
+    const Result<OnnxModel> model = import_model(RandomModel(seed).make());
+    if (!model.ok()) {
+      EXPECT_NE(model.error().code, ErrorCode::kInternal) << model.error().one_line();
+      continue;
+    }
+    ++accepted;
+    const Result<Shapes> shapes = infer_shapes(model->graph, 5);
+    if (shapes.ok()) {
+      EXPECT_EQ((*shapes)[static_cast<std::size_t>(model->graph.outputs[0])].at(0), 5);
+    }
+    const Result<std::vector<std::byte>> file = model->export_file();
+    ASSERT_TRUE(file.ok()) << file.error().one_line();
+    EXPECT_TRUE(OnnxModel::import(*file, {}).ok()) << seed;
+  }
+  EXPECT_GT(accepted, 100);
+}
+
 TEST(Bounds, IdentityCannotMultiplyParameters) {
   onnx::ModelProto model = empty_model({0, 1 << 18});
   add_floats(&model, "w", {1 << 18});
