@@ -162,7 +162,7 @@ TEST(Trainer, LearnsImagesThroughAConvolution) {
                     .gemm(8, 3, 0.5F)
                     .build();
   JobSpec spec = toy_spec();
-  spec.epochs = 20;
+  spec.epochs = 14;
   spec.data.random_crop = true;
   spec.data.random_flip = true;
   const Outcome outcome = train(graph, data, spec, {{0.4F}, {0.3F}, "given"});
