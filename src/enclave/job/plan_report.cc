@@ -71,6 +71,9 @@ std::string plan_text(const PlanSummary& summary) {
     out += fmt::format(
         "soundness: an error of {} rms passes anywhere in the job with a chance below {:g}\n",
         summary.goal.tamper_size, summary.goal.t);
+    const double checks = static_cast<double>(plan.products) * static_cast<double>(summary.steps);
+    out += fmt::format("rounds that the paper's Theorem V.2 asks for with binary vectors: {}\n",
+                       theorem_v2_rounds(checks, summary.goal.t));
   }
   const MemoryEstimate& m = summary.memory;
   out += fmt::format(
@@ -119,7 +122,14 @@ std::string plan_json(const PlanSummary& summary) {
       {"bytes_from_workers", plan.bytes_from_workers},
       {"products", plan.products},
       {"worker_resident_bytes", plan.resident_bytes},
-      {"soundness", {{"t", summary.goal.t}, {"tamper_size", summary.goal.tamper_size}}},
+      {"soundness",
+       {{"t", summary.goal.t},
+        {"tamper_size", summary.goal.tamper_size},
+        {"theorem_v2_rounds", plan.products == 0
+                                  ? 0
+                                  : theorem_v2_rounds(static_cast<double>(plan.products) *
+                                                          static_cast<double>(summary.steps),
+                                                      summary.goal.t)}}},
       {"peak_enclave_bytes",
        {{"activations", m.activations},
         {"parameters", m.parameters},

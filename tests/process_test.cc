@@ -1,0 +1,384 @@
+// Whole jobs through the real programs: tempo starts an enclave, an off-loader and workers, and
+// whatever happens to them, the job ends as documented and leaves nothing behind.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <set>
+#include <sstream>
+
+#include "tests/run_program.h"
+
+namespace tempo {
+namespace {
+
+using nlohmann::json;
+
+const std::string kBin = TEMPO_BIN_DIR;
+
+std::string program(const std::string& name) {
+  return kBin + "/" + name;
+}
+
+template <class T>
+void write_npy(const std::filesystem::path& path, const char* type, const std::string& shape,
+               const std::vector<T>& values) {
+  std::string header =
+      std::string("{'descr': '") + type + "', 'fortran_order': False, 'shape': " + shape + ", }";
+  header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10 - 1, ' ');
+  header += '\n';
+  std::ofstream file(path, std::ios::binary);
+  file.write("\x93NUMPY\x01\x00", 8);
+  file.put(static_cast<char>(header.size() & 0xff)).put(static_cast<char>(header.size() >> 8));
+  file << header;
+  file.write(reinterpret_cast<const char*>(values.data()),
+             static_cast<std::streamsize>(values.size() * sizeof(T)));
+}
+
+constexpr int kSide = 12;
+constexpr int kClasses = 4;
+constexpr int kTrainSamples = 320;
+constexpr int kTestSamples = 64;
+
+class ProcessTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    write_images("x.npy", "y.npy", kTrainSamples, 1);
+    write_images("xt.npy", "yt.npy", kTestSamples, 2);
+  }
+  void TearDown() override { EXPECT_EQ(work_.leftovers(kBin), ""); }
+
+  // Noisy bars whose place is the class.
+  void write_images(const std::string& x, const std::string& y, int samples, unsigned seed) {
+    std::mt19937 rng(seed);
+    std::vector<std::uint8_t> pixels(samples * kSide * kSide);
+    std::vector<std::int64_t> labels(samples);
+    for (int s = 0; s < samples; ++s) {
+      labels[s] = static_cast<std::int64_t>(rng() % kClasses);
+      for (int i = 0; i < kSide * kSide; ++i) {
+        const bool bar = (i / kSide) / 3 == labels[s];
+        pixels[s * kSide * kSide + i] = static_cast<std::uint8_t>((bar ? 120 : 20) + rng() % 100);
+      }
+    }
+    const std::string n = std::to_string(samples);
+    const std::string side = std::to_string(kSide);
+    write_npy(work_ / x, "|u1", "(" + n + ", 1, " + side + ", " + side + ")", pixels);
+    write_npy(work_ / y, "<i8", "(" + n + ",)", labels);
+  }
+
+  std::string data() const {
+    return "npy:" + (work_ / "x.npy").string() + "," + (work_ / "y.npy").string() + "," +
+           (work_ / "xt.npy").string() + "," + (work_ / "yt.npy").string();
+  }
+
+  std::string make_model(const std::string& kind, const std::string& image = "1x12x12") {
+    const std::string path = (work_ / (kind + ".onnx")).string();
+    const ProgramResult made =
+        work_.run({program("tempo"), "model", kind, "--image", image, "--classes",
+                   std::to_string(kClasses), "--seed", "3", "-o", path});
+    EXPECT_EQ(made.exit_code, 0) << made.err;
+    return path;
+  }
+
+  // The usual flags; `more` comes in pairs and replaces those of the same name, but for repeatable
+  // ones.
+  std::vector<std::string> train_command(const std::string& model,
+                                         const std::vector<std::string>& more) const {
+    std::map<std::string, std::string> flags{{"--model", model},
+                                             {"--data", data()},
+                                             {"--batch", "32"},
+                                             {"--lr", "0.02"},
+                                             {"--seed", "7"},
+                                             {"--offload", "all"},
+                                             {"--workers", "local:2"},
+                                             {"-o", (work_ / "out.onnx").string()},
+                                             {"--report", report_path()}};
+    std::vector<std::string> command{program("tempo"), "train"};
+    for (std::size_t i = 0; i + 1 < more.size(); i += 2) {
+      if (more[i] == "--worker-program") {
+        command.insert(command.end(), {more[i], more[i + 1]});
+      } else {
+        flags[more[i]] = more[i + 1];
+      }
+    }
+    for (const auto& [flag, value] : flags) command.insert(command.end(), {flag, value});
+    return command;
+  }
+
+  std::string report_path() const { return (work_ / "report.json").string(); }
+  json report() const { return json::parse(read_file(report_path())); }
+
+  json train(const std::string& model, const std::vector<std::string>& more) {
+    const ProgramResult run = work_.run(train_command(model, more), 240);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    if (run.exit_code != 0) return {};
+    return report();
+  }
+
+  Workspace work_;
+};
+
+double largest_difference(const json& a, const json& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double largest = 0;
+  for (std::size_t i = 0; i < a.size() && i < b.size(); ++i) {
+    largest = std::max(largest, std::fabs(a[i].get<double>() - b[i].get<double>()));
+  }
+  return largest;
+}
+
+TEST_F(ProcessTest, TrainsOnEncodedOperandsAndPredicts) {
+  const std::string model = make_model("resnet20");
+  const json r = train(model, {"--epochs", "2", "--scheme", "tempo"});
+  EXPECT_EQ(r["scheme"], "tempo");
+  EXPECT_EQ(r["loss"].size(), 20U);
+  EXPECT_EQ(r["accuracy"].size(), 2U);
+  EXPECT_GT(r["accuracy"][1].get<double>(), 0.9);
+  EXPECT_GT(r["images_per_second"].get<double>(), 0);
+  EXPECT_GT(r["enclave_cpu_s"].get<double>(), 0);
+  EXPECT_GT(r["bytes"]["to_workers"].get<double>(), 0);
+  EXPECT_GT(r["bytes"]["from_workers"].get<double>(), 0);
+  EXPECT_GT(r["checks"]["done"].get<int>(), 1000);
+  EXPECT_EQ(r["checks"]["failed"], 0);
+  EXPECT_GT(r["checks"]["rounds"].get<int>(), 1);
+  EXPECT_GT(r["peak_enclave_bytes"].get<double>(), 1e6);
+  EXPECT_EQ(r["workers"].size(), 2U);
+  EXPECT_LE(r["soundness"]["t_reached"].get<double>(), 1e-6);
+  EXPECT_TRUE(r["time_s"].contains("encode"));
+
+  const ProgramResult infer = work_.run(
+      {program("tempo"), "infer", "--model", (work_ / "out.onnx").string(), "--data",
+       "npy:" + (work_ / "xt.npy").string() + "," + (work_ / "yt.npy").string(), "--mean",
+       r["data"]["mean"][0].dump(), "--std", r["data"]["deviation"][0].dump(), "--offload", "all",
+       "--workers", "local:2", "-o", (work_ / "p.npy").string(), "--report", report_path()});
+  ASSERT_EQ(infer.exit_code, 0) << infer.err;
+  EXPECT_EQ(std::filesystem::file_size(work_ / "p.npy"), 128 + kTestSamples * kClasses * 4);
+  EXPECT_GT(report()["checks"]["done"].get<int>(), 0);
+  // The exported statistics serve inference: the trained model is as good as it was.
+  EXPECT_NEAR(report()["accuracy"][0].get<double>(), r["accuracy"][1].get<double>(), 1e-9);
+}
+
+TEST_F(ProcessTest, SchemesGiveTheSameLosses) {
+  const std::string model = make_model("mlp");
+  const json local = train(model, {"--epochs", "2", "--scheme", "local"});
+  for (const char* scheme : {"plain", "tempo"}) {
+    const json other = train(model, {"--epochs", "2", "--scheme", scheme});
+    EXPECT_LT(largest_difference(local["loss"], other["loss"]), 1e-4) << scheme;
+    EXPECT_GT(other["checks"]["done"].get<int>(), 0);
+  }
+}
+
+TEST_F(ProcessTest, AWorkerKilledInTheMiddleOfAStepCostsNothing) {
+  const std::string model = make_model("resnet20");
+  const json calm = train(model, {"--steps", "2"});
+  const json killed = train(
+      model, {"--steps", "2", "--worker-program", program("tempo-worker-lab") + " --die-after 60"});
+  EXPECT_LT(largest_difference(calm["loss"], killed["loss"]), 1e-3);
+  EXPECT_TRUE(killed["workers"][0]["lost"].get<bool>());
+  EXPECT_FALSE(killed["workers"][1]["lost"].get<bool>());
+  EXPECT_EQ(killed["checks"]["failed"], 0);
+  ASSERT_EQ(killed["events"].size(), 1U);
+}
+
+TEST_F(ProcessTest, GoesOnWithoutAnyWorker) {
+  const std::string model = make_model("mlp");
+  const json calm = train(model, {"--epochs", "1"});
+  const std::string dying = program("tempo-worker-lab") + " --die-after 30";
+  const json alone =
+      train(model, {"--epochs", "1", "--worker-program", dying, "--worker-program", dying});
+  EXPECT_LT(largest_difference(calm["loss"], alone["loss"]), 1e-4);
+  EXPECT_TRUE(alone["workers"][0]["lost"].get<bool>());
+  EXPECT_TRUE(alone["workers"][1]["lost"].get<bool>());
+}
+
+TEST_F(ProcessTest, ACheatingWorkerIsCaughtAndNamed) {
+  const std::string model = make_model("resnet20");
+  const json honest = train(model, {"--steps", "2"});
+  for (const char* column : {"smallest", "largest"}) {
+    const std::string log = (work_ / "cheats.jsonl").string();
+    const json cheated = train(model, {"--steps", "2", "--worker-program",
+                                       program("tempo-worker-lab") +
+                                           " --cheat-every 50 --cheat-size 0.01 --cheat-column " +
+                                           column + " --cheat-log " + log});
+    EXPECT_LT(largest_difference(honest["loss"], cheated["loss"]), 1e-3);
+    EXPECT_EQ(cheated["checks"]["failed"], 1) << column;
+    ASSERT_EQ(cheated["events"].size(), 1U);
+    EXPECT_EQ(cheated["events"][0]["worker"], 0);
+    EXPECT_NE(cheated["events"][0]["operator"].get<std::string>(), "");
+    EXPECT_NE(read_file(log), "");
+    std::filesystem::remove(log);
+  }
+}
+
+TEST_F(ProcessTest, AbortsOnTamperWhenAsked) {
+  const std::string model = make_model("mlp");
+  const ProgramResult run = work_.run(
+      train_command(model, {"--epochs", "2", "--on-tamper", "abort", "--worker-program",
+                            program("tempo-worker-lab") + " --cheat-every 20 --cheat-size 0.1"}));
+  EXPECT_EQ(run.exit_code, 9) << run.err;
+  EXPECT_NE(run.err.find("worker 0"), std::string::npos) << run.err;
+}
+
+TEST_F(ProcessTest, AnInterruptKeepsTheModelSoFar) {
+  const std::string model = make_model("resnet20");
+  const ProgramResult run =
+      work_.run(train_command(model, {"--epochs", "1000"}), 60, [](pid_t pid) {
+        std::this_thread::sleep_for(std::chrono::seconds(4));
+        ::kill(pid, SIGINT);
+      });
+  EXPECT_EQ(run.exit_code, 10) << run.err;
+  EXPECT_TRUE(std::filesystem::exists(work_ / "out.onnx"));
+  EXPECT_GT(report()["loss"].size(), 0U);
+}
+
+TEST_F(ProcessTest, ASmallOddBatchAtTheEndIsTrainedToo) {
+  const std::string model = make_model("mlp");
+  const json r = train(model, {"--epochs", "1", "--batch", "300"});
+  EXPECT_EQ(r["loss"].size(), 2U);
+  EXPECT_EQ(r["images"], kTrainSamples);
+}
+
+// ---- bad input
+// -----------------------------------------------------------------------------------
+
+TEST_F(ProcessTest, BadInputGetsOneClearLineAndItsExitCode) {
+  const std::string mlp = make_model("mlp");
+  const std::string vit = make_model("vit", "1x12x12");
+  std::ofstream(work_ / "not.onnx") << "this is not a model";
+  write_npy(work_ / "y_bad.npy", "<i8", "(320,)", std::vector<std::int64_t>(kTrainSamples, 17));
+  write_npy(work_ / "x_wide.npy", "|u1", "(320, 1, 12, 13)",
+            std::vector<std::uint8_t>(kTrainSamples * 12 * 13));
+  const std::string whole = read_file(work_ / "x.npy");
+  std::ofstream(work_ / "x_short.npy", std::ios::binary) << whole.substr(0, whole.size() - 100);
+  const auto npy = [&](const std::string& x, const std::string& y) {
+    return "npy:" + (work_ / x).string() + "," + (work_ / y).string();
+  };
+  struct Case {
+    const char* what;
+    std::vector<std::string> flags;  // after the usual ones; later flags win
+    int exit_code;
+    std::string says;
+  };
+  const std::vector<Case> cases{
+      {"missing model", {"--model", (work_ / "none.onnx").string()}, 3, "none.onnx"},
+      {"not ONNX", {"--model", (work_ / "not.onnx").string()}, 4, "ONNX"},
+      {"unsupported operators", {"--model", vit}, 5, "LayerNormalization"},
+      {"missing data", {"--data", npy("none.npy", "y.npy")}, 3, "none.npy"},
+      {"wrong data shape", {"--data", npy("x_wide.npy", "y.npy")}, 6, "13"},
+      {"label out of range", {"--data", npy("x.npy", "y_bad.npy")}, 6, "17"},
+      {"truncated data", {"--data", npy("x_short.npy", "y.npy")}, 6, "x.npy"},
+      {"unknown data", {"--data", "imagenet"}, 2, "imagenet"},
+      {"unknown scheme", {"--scheme", "magic"}, 2, "magic"},
+      {"no such flag", {"--learning-speed", "3"}, 2, "learning-speed"},
+      {"no worker", {"--workers", "local:0"}, 7, "local:0"},
+      {"worker out of memory", {"--worker-memory", "100K"}, 8, "memory"},
+      {"worker that does not start", {"--worker-program", "/bin/false"}, 7, "worker"},
+      {"output not writable", {"-o", "/nonexistent/out.onnx"}, 13, "/nonexistent"},
+      {"diverging", {"--lr", "1e6"}, 12, "loss"},
+      {"goal out of reach", {"--tamper-size", "1e-6"}, 2, "soundness"},
+  };
+  for (const Case& c : cases) {
+    const ProgramResult run = work_.run(train_command(mlp, c.flags));
+    EXPECT_EQ(run.exit_code, c.exit_code) << c.what << ": " << run.err;
+    EXPECT_NE(run.err.find(c.says), std::string::npos) << c.what << ": " << run.err;
+    EXPECT_EQ(run.out, "") << c.what;
+    std::istringstream lines(run.err);
+    std::string line;
+    int errors = 0;
+    while (std::getline(lines, line)) errors += line.rfind("tempo: ", 0) == 0 ? 1 : 0;
+    EXPECT_EQ(errors, 1) << c.what << ": " << run.err;
+    EXPECT_EQ(work_.leftovers(kBin), "") << c.what;
+  }
+}
+
+TEST_F(ProcessTest, UnsupportedOperatorsAreNamedAllAtOnce) {
+  const ProgramResult run = work_.run(train_command(make_model("vit"), {}));
+  EXPECT_EQ(run.exit_code, 5);
+  for (const char* op : {"LayerNormalization", "Erf", "Transpose"}) {
+    EXPECT_NE(run.err.find(op), std::string::npos) << op;
+  }
+}
+
+// ---- what leaves the enclave
+// ---------------------------------------------------------------------
+
+std::vector<float> floats_of(const std::filesystem::path& path) {
+  const std::string bytes = read_file(path);
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
+  return values;
+}
+
+TEST_F(ProcessTest, AWorkerSeesNoOperandBiasLabelLossOrNameInClear) {
+  const std::string model = make_model("resnet20");
+  std::map<std::string, double> share;  // of non-zero floats that are also in clear, by scheme
+  std::map<std::string, double> by_chance;
+  for (const std::string scheme : {"plain", "tempo"}) {
+    const auto plain_dir = work_ / ("plain-" + scheme);
+    std::filesystem::create_directory(plain_dir);
+    std::vector<std::string> more{
+        "--steps",
+        "2",
+        "--scheme",
+        scheme,
+        "--enclave-program",
+        program("tempo-enclave-lab") + " --insecure-dump " + plain_dir.string()};
+    for (int w = 0; w < 2; ++w) {
+      more.insert(more.end(),
+                  {"--worker-program", program("tempo-worker-lab") + " --record " +
+                                           (work_ / (scheme + std::to_string(w))).string()});
+      std::filesystem::create_directory(work_ / (scheme + std::to_string(w)));
+    }
+    std::vector<std::string> command = train_command(model, more);
+    command.emplace_back("--verbose");
+    const ProgramResult run = work_.run(command, 240);
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    const json r = report();
+
+    std::vector<float> clear = floats_of(plain_dir / "plain.f32");
+    for (float& v : clear) v = std::fabs(v);
+    std::sort(clear.begin(), clear.end());
+    ASSERT_GT(clear.size(), 100000U);
+    const auto in_clear = [&](float v) {
+      return std::binary_search(clear.begin(), clear.end(), std::fabs(v));
+    };
+    std::set<float> losses;
+    for (const json& loss : r["loss"]) losses.insert(loss.get<float>());
+    std::size_t sent = 0;
+    std::size_t hits = 0;
+    std::size_t chance = 0;
+    std::size_t losses_seen = 0;
+    for (int w = 0; w < 2; ++w) {
+      const auto view = work_ / (scheme + std::to_string(w));
+      const auto payload = floats_of(view / "payloads.f32");
+      for (const float v : payload) {
+        if (v == 0) continue;
+        ++sent;
+        hits += in_clear(v) ? 1 : 0;
+        chance += in_clear(v * 1.2345F) ? 1 : 0;  // some value has these bits, whatever is sent
+        losses_seen += losses.count(v);
+      }
+      const std::string text = read_file(view / "tasks.jsonl") + read_file(view / "payloads.f32");
+      for (const char* name : {"stage1", "stem", "conv", "logits", "resnet"}) {
+        EXPECT_EQ(text.find(name), std::string::npos) << name;
+      }
+    }
+    // Names do not appear in what the programs log either.
+    EXPECT_EQ(run.err.find("stage1"), std::string::npos) << run.err;
+    ASSERT_GT(sent, 100000U);
+    EXPECT_EQ(losses_seen, 0U);
+    share[scheme] = static_cast<double>(hits) / static_cast<double>(sent);
+    by_chance[scheme] = static_cast<double>(chance) / static_cast<double>(sent);
+  }
+  EXPECT_GT(share["plain"], 0.99) << "the test recognises what is in clear";
+  // c_n = c_p leaves a value as it is, once in 1024; half a percent on top of chance is that and
+  // more.
+  EXPECT_LT(share["tempo"], by_chance["tempo"] + 0.005);
+}
+
+}  // namespace
+}  // namespace tempo
