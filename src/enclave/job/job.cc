@@ -172,7 +172,7 @@ Progress to_progress(const TrainProgress& p) {
   out.step = p.step;
   out.steps = p.total_steps;
   out.loss = p.loss;
-  out.accuracy = p.accuracy;
+  out.accuracy = p.test_accuracy;
   out.images_per_second = p.images_per_second;
   out.eta_s = p.eta_s;
   out.checks_done = p.checks.done;
@@ -214,10 +214,11 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
         on_progress(progress);
       },
       job.report.training);
-  job.report.model = summarise_model(graph, (*trainer)->classes());
   job.report.data = summarise_data(job.spec.data, job.data, *normalisation);
   job.report.engine = engines.stats();
-  trainer->reset();
+  const std::int64_t classes = (*trainer)->classes();
+  trainer->reset();  // the graph is whole again: a last Softmax is out of it while training
+  job.report.model = summarise_model(graph, classes);
   if (status.ok() || status.error().code == ErrorCode::kInterrupted) {
     auto file = job.model.export_file();
     if (!file.ok()) return file.error();
