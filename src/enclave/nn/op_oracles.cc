@@ -2,15 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 
 namespace tempo::oracle {
 namespace {
 
 // Calls body(index in x, index of the tap) for the taps of an output that lie inside the image.
+template <class Body>
 void visit_taps(const Shape& x, const Window2d& w, std::int64_t plane, std::int64_t oy,
-                std::int64_t ox, const std::function<void(std::size_t, std::int64_t)>& body) {
+                std::int64_t ox, const Body& body) {
   for (std::int64_t ky = 0; ky < w.kernel[0]; ++ky) {
     for (std::int64_t kx = 0; kx < w.kernel[1]; ++kx) {
       const std::int64_t y = oy * w.stride[0] + ky * w.dilation[0] - w.pads[0];
@@ -21,8 +21,8 @@ void visit_taps(const Shape& x, const Window2d& w, std::int64_t plane, std::int6
   }
 }
 
-void visit_outputs(const Shape& x, const Window2d& w,
-                   const std::function<void(std::int64_t, std::int64_t, std::int64_t)>& body) {
+template <class Body>
+void visit_outputs(const Shape& x, const Window2d& w, const Body& body) {
   for (std::int64_t plane = 0; plane < x[0] * x[1]; ++plane) {
     for (std::int64_t oy = 0; oy < w.out[0]; ++oy) {
       for (std::int64_t ox = 0; ox < w.out[1]; ++ox) body(plane, oy, ox);

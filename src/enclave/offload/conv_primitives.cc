@@ -26,6 +26,7 @@ Tag layout_tag(int block) {
 }
 
 // The first implementation that is not oneDNN's slow reference; throws dnnl::error without one.
+// next_impl() looks at what the description was made from: that must still be there.
 template <class PrimitiveDesc>
 PrimitiveDesc first_fast(PrimitiveDesc description) {
   while (std::string(description.impl_info_str()).find("ref") != std::string::npos) {
@@ -53,8 +54,6 @@ struct ConvPrimitives::State {
   Memory::dims source_dims, weight_dims, result_dims;
   Tag source_tag, result_tag;
   Desc source, weights, result;
-  // What a backward description was made after: next_impl() still looks at it.
-  std::optional<dnnl::convolution_forward::primitive_desc> hint;
   Kernel<dnnl::convolution_forward> forward, forward_bias;
   Kernel<dnnl::convolution_backward_weights> backward_weights;
   Kernel<dnnl::convolution_backward_data> backward_data;
@@ -72,33 +71,55 @@ struct ConvPrimitives::State {
         weights(weight_dims, kF32, Tag::ohwi),
         result(result_dims, kF32, result_tag) {}
 
-  dnnl::convolution_forward::primitive_desc describe_forward(const Desc& from, bool with_bias,
-                                                             bool own_scratchpad) const {
+  // The geometry as oneDNN wants it.
+  struct Steps {
+    Memory::dims strides, dilations, before, after;
+  };
+  Steps steps() const {
     const ConvGeometry& g = geometry;
-    const Memory::dims strides{g.stride_h, g.stride_w};
-    const Memory::dims dilations{g.dilation_h - 1, g.dilation_w - 1};
-    const Memory::dims before{g.pad_top, g.pad_left}, after{g.pad_bottom, g.pad_right};
-    const Desc any_weights(weight_dims, kF32, Tag::any);
-    const Desc bias = with_bias ? Desc({g.out_c}, kF32, Tag::x) : Desc();
-    const dnnl::convolution_forward::desc desc(
-        dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct, from, any_weights,
-        bias, result, strides, dilations, before, after);
+    return {{g.stride_h, g.stride_w},
+            {g.dilation_h - 1, g.dilation_w - 1},
+            {g.pad_top, g.pad_left},
+            {g.pad_bottom, g.pad_right}};
+  }
+
+  Desc any_weights() const { return {weight_dims, kF32, Tag::any}; }
+
+  static dnnl::primitive_attr own_scratchpad() {
     dnnl::primitive_attr attributes;
-    if (own_scratchpad) attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    return {desc, attributes, cpu()};
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    return attributes;
+  }
+
+  dnnl::convolution_forward::desc forward_desc(const Desc& from, bool with_bias) const {
+    const Steps s = steps();
+    const Desc bias = with_bias ? Desc({geometry.out_c}, kF32, Tag::x) : Desc();
+    return {dnnl::prop_kind::forward_training,
+            dnnl::algorithm::convolution_direct,
+            from,
+            any_weights(),
+            bias,
+            result,
+            s.strides,
+            s.dilations,
+            s.before,
+            s.after};
+  }
+
+  dnnl::convolution_forward::primitive_desc describe_forward(const Desc& from,
+                                                             bool with_bias) const {
+    const auto desc = forward_desc(from, with_bias);
+    return first_fast(dnnl::convolution_forward::primitive_desc(desc, own_scratchpad(), cpu()));
   }
 
   template <class P>
-  typename P::primitive_desc describe_backward(const Desc& from) {
-    const ConvGeometry& g = geometry;
-    const typename P::desc desc(dnnl::algorithm::convolution_direct, from,
-                                Desc(weight_dims, kF32, Tag::any), result, {g.stride_h, g.stride_w},
-                                {g.dilation_h - 1, g.dilation_w - 1}, {g.pad_top, g.pad_left},
-                                {g.pad_bottom, g.pad_right});
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    hint = describe_forward(from, false, false);
-    return {desc, attributes, cpu(), *hint};
+  typename P::primitive_desc describe_backward(const Desc& from) const {
+    const Steps s = steps();
+    const auto forward_of_it = forward_desc(from, false);
+    const dnnl::convolution_forward::primitive_desc hint(forward_of_it, cpu());
+    const typename P::desc desc(dnnl::algorithm::convolution_direct, from, any_weights(), result,
+                                s.strides, s.dilations, s.before, s.after);
+    return first_fast(typename P::primitive_desc(desc, own_scratchpad(), cpu(), hint));
   }
 
   // Compiles at first use. With few channels oneDNN has fast code for a source in planes or in a
@@ -110,7 +131,7 @@ struct ConvPrimitives::State {
     for (const Tag tag : {source_tag, Tag::nchw, Tag::any}) {
       if (tag == Tag::nchw && geometry.in_c > 4) continue;
       try {
-        auto description = first_fast(describe(Desc(source_dims, kF32, tag)));
+        auto description = describe(Desc(source_dims, kF32, tag));
         kernel.primitive = P(description);
         kernel.description = std::move(description);
         return true;
@@ -160,9 +181,7 @@ bool ConvPrimitives::forward(const float* input, const float* weights, const flo
                              float* output) {
   State& s = *state_;
   auto& kernel = bias != nullptr ? s.forward_bias : s.forward;
-  const auto describe = [&](const Desc& from) {
-    return s.describe_forward(from, bias != nullptr, true);
-  };
+  const auto describe = [&](const Desc& from) { return s.describe_forward(from, bias != nullptr); };
   if (!s.make(kernel, describe)) return false;
   Memory result = s.out(s.result, kernel.description->dst_desc(), output, ConvWorkspace::kResult);
   std::unordered_map<int, Memory> arguments = {
