@@ -85,7 +85,7 @@ LocalSystem::~LocalSystem() {
 }
 
 void LocalSystem::kill_all() {
-  for (Child& child : children_) child.kill();
+  for (ChildProcess& child : children_) child.kill();
 }
 
 Status LocalSystem::start_child(ChildOptions child, const std::string& own,
@@ -96,7 +96,7 @@ Status LocalSystem::start_child(ChildOptions child, const std::string& own,
   child.arguments = std::move(command);
   child.environment = {"OMP_WAIT_POLICY=passive"};
   if (!verbose) child.log_path = directory_.file(own + "-" + std::to_string(children_.size()));
-  auto started = Child::start(child);
+  auto started = ChildProcess::start(child);
   if (!started) return started.error();
   children_.push_back(std::move(*started));
   return {};
@@ -162,7 +162,7 @@ Status LocalSystem::wait_until_ready(const LocalSystemOptions& options,
 }
 
 std::optional<Error> LocalSystem::lost_child() {
-  for (Child& child : children_) {
+  for (ChildProcess& child : children_) {
     const auto& ended = child.ended();
     if (!ended) continue;
     ErrorCode code =

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "client/child.h"
+#include "client/child_process.h"
 #include "client/interrupt.h"
 #include "client/runtime_directory.h"
 
@@ -54,7 +54,7 @@ class LocalSystem {
   Status wait_until_ready(const LocalSystemOptions& options, const Interrupt& interrupt);
 
   RuntimeDirectory directory_;
-  std::vector<Child> children_;  // workers, off-loader, enclave
+  std::vector<ChildProcess> children_;  // workers, off-loader, enclave
 };
 
 // The path of a program of Tempo: next to this one.

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <initializer_list>
 #include <system_error>
 #include <utility>
 
@@ -48,21 +49,26 @@ void remove_leftovers(const std::string& base) {
 
 Result<RuntimeDirectory> RuntimeDirectory::create(const std::string& base) {
   std::string last_error = "no candidate";
-  for (const char* candidate :
-       {base.c_str(), std::getenv("XDG_RUNTIME_DIR"), std::getenv("TMPDIR"), "/tmp"}) {
+  const std::initializer_list<const char*> candidates = {
+      base.c_str(), std::getenv("XDG_RUNTIME_DIR"), std::getenv("TMPDIR"), "/tmp"};
+  for (const char* candidate : candidates) {
     if (candidate == nullptr || *candidate != '/') continue;
     const std::string root = candidate;
     if (root.size() > kMaxBaseBytes) continue;
     remove_leftovers(root);
-    std::string path = root + "/" + std::string(kPrefix) + "XXXXXX";
-    if (::mkdtemp(path.data()) == nullptr) {
-      last_error = root + ": " + std::strerror(errno);
-      continue;
+    // Before it is locked, another run that starts now may take it for a leftover.
+    for (int tries = 0; tries < 3; ++tries) {
+      std::string path = root + "/" + std::string(kPrefix) + "XXXXXX";
+      if (::mkdtemp(path.data()) == nullptr) {
+        last_error = root + ": " + std::strerror(errno);
+        break;
+      }
+      Fd lock = lock_directory(path);
+      if (lock.valid() && ::access(path.c_str(), W_OK) == 0) {
+        return RuntimeDirectory(std::move(path), std::move(lock));
+      }
+      last_error = path + ": " + std::strerror(errno);
     }
-    // Between the two another run may take it for a leftover; then the lock fails.
-    Fd lock = lock_directory(path);
-    if (lock.valid()) return RuntimeDirectory(std::move(path), std::move(lock));
-    last_error = path + ": " + std::strerror(errno);
   }
   return Error{ErrorCode::kIo,
                "cannot make a directory for this run",

@@ -25,7 +25,7 @@ int fail(const Error& error) {
 // False when the parent is gone already.
 bool exit_with_parent() {
   const pid_t parent = ::getppid();
-  return ::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && ::getppid() == parent;
+  return ::prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && ::getppid() == parent;
 }
 
 sigset_t ending_signals() {

@@ -1,4 +1,4 @@
-#include "client/child.h"
+#include "client/child_process.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -62,7 +62,7 @@ std::vector<std::string> environment_with(const std::vector<std::string>& added)
 
 }  // namespace
 
-Result<Child> Child::start(const ChildOptions& options) {
+Result<ChildProcess> ChildProcess::start(const ChildOptions& options) {
   const Fd null_fd(::open("/dev/null", O_RDWR | O_CLOEXEC));
   const Fd log_fd(
       options.log_path.empty()
@@ -84,7 +84,7 @@ Result<Child> Child::start(const ChildOptions& options) {
     become(argument_pointers, environment_pointers, null_fd.get(), log_fd.get(), error_out.get(),
            parent);
   }
-  Child child(pid, options.name, options.log_path);
+  ChildProcess child(pid, options.name, options.log_path);
   error_out.reset();
   // Ends with the exec, which closes the pipe, or with the exec's error.
   int error = 0;
@@ -98,14 +98,14 @@ Result<Child> Child::start(const ChildOptions& options) {
                ::strerror(error),    "check the installation, or the flag that names the program"};
 }
 
-Child::Child(Child&& other) noexcept
+ChildProcess::ChildProcess(ChildProcess&& other) noexcept
     : pid_(std::exchange(other.pid_, -1)),
       name_(std::move(other.name_)),
       log_path_(std::move(other.log_path_)),
       ended_(std::move(other.ended_)),
       exit_code_(other.exit_code_) {}
 
-Child::~Child() {
+ChildProcess::~ChildProcess() {
   if (pid_ < 0 || ended()) return;
   kill();
   int status = 0;
@@ -113,7 +113,7 @@ Child::~Child() {
   }
 }
 
-const std::optional<std::string>& Child::ended() {
+const std::optional<std::string>& ChildProcess::ended() {
   if (ended_) return ended_;
   int status = 0;
   const pid_t reaped = ::waitpid(pid_, &status, WNOHANG);
@@ -130,7 +130,7 @@ const std::optional<std::string>& Child::ended() {
   return ended_;
 }
 
-std::string Child::last_words() const {
+std::string ChildProcess::last_words() const {
   constexpr std::streamoff kTail = 4096;
   constexpr std::size_t kMaxBytes = 400;
   if (log_path_.empty()) return "";
@@ -149,18 +149,18 @@ std::string Child::last_words() const {
   return last;
 }
 
-void Child::signal(int number) {
+void ChildProcess::signal(int number) {
   if (pid_ > 0 && !ended()) ::kill(pid_, number);
 }
 
-void Child::terminate() {
+void ChildProcess::terminate() {
   signal(SIGTERM);
 }
-void Child::kill() {
+void ChildProcess::kill() {
   signal(SIGKILL);
 }
 
-bool Child::wait(std::chrono::milliseconds limit) {
+bool ChildProcess::wait(std::chrono::milliseconds limit) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
   while (!ended()) {
     if (std::chrono::steady_clock::now() >= deadline) return false;

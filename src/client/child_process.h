@@ -1,4 +1,4 @@
-// File: client/child.h
+// File: client/child_process.h
 // One program that this process started and ends.
 // Thread safety: one thread, the one that started it (the kernel ties the child's life to it).
 #pragma once
@@ -22,15 +22,15 @@ struct ChildOptions {
   std::string log_path;  // stderr and stdout go there; empty: to this process's stderr
 };
 
-class Child {
+class ChildProcess {
  public:
   // In a process group of its own, so that a terminal's Ctrl-C reaches this process alone; gets
   // SIGTERM when this process dies. Errors: kNotFound when the program is missing or no program,
   // kInternal when the system cannot start another process.
-  static Result<Child> start(const ChildOptions& options);
-  Child(Child&& other) noexcept;
-  Child& operator=(Child&&) = delete;
-  ~Child();  // kill() and wait
+  static Result<ChildProcess> start(const ChildOptions& options);
+  ChildProcess(ChildProcess&& other) noexcept;
+  ChildProcess& operator=(ChildProcess&&) = delete;
+  ~ChildProcess();  // kill() and wait
 
   const std::string& name() const { return name_; }
   pid_t pid() const { return pid_; }
@@ -47,7 +47,7 @@ class Child {
   bool wait(std::chrono::milliseconds limit);
 
  private:
-  Child(pid_t pid, std::string name, std::string log_path)
+  ChildProcess(pid_t pid, std::string name, std::string log_path)
       : pid_(pid), name_(std::move(name)), log_path_(std::move(log_path)) {}
   void signal(int number);
 

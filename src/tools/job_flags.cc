@@ -1,0 +1,212 @@
+#include "tools/job_flags.h"
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+
+#include "enclave/schemes/scheme.h"
+#include "tools/daemon.h"
+
+namespace tempo {
+namespace {
+
+constexpr int kMaxLocalWorkers = 64;
+
+Error missing(const char* flag, const char* what) {
+  return {ErrorCode::kUsage,
+          std::string("no ") + what,
+          flag,
+          "",
+          "",
+          "give it on the command line or in the job file"};
+}
+
+std::string scheme_help() {
+  std::string help = "how operands are protected:";
+  for (const Scheme scheme : {Scheme::kTempo, Scheme::kPlain, Scheme::kLocal}) {
+    help += "\n" + std::string(scheme_name(scheme)) + ": " + std::string(scheme_statement(scheme));
+  }
+  return help;
+}
+
+}  // namespace
+
+Result<int> parse_workers(const std::string& text) {
+  constexpr std::string_view kPrefix = "local:";
+  int count = -1;
+  if (text.starts_with(kPrefix)) {
+    const char* const end = text.data() + text.size();
+    const auto [rest, failure] = std::from_chars(text.data() + kPrefix.size(), end, count);
+    if (failure != std::errc() || rest != end) count = -1;
+  }
+  if (count >= 0 && count <= kMaxLocalWorkers) return count;
+  return Error{ErrorCode::kUsage,
+               "not a number of workers",
+               "--workers",
+               "local:N with N from 0 to " + std::to_string(kMaxLocalWorkers),
+               text,
+               ""};
+}
+
+void JobFlags::add_to(CLI::App& command) {
+  command.add_option("--job", job_file_, "read flags from a TOML file; flags override it");
+  command.add_option("--model", request_.model_path, "the model, an ONNX file");
+  add_data_flags(command);
+  if (request_.spec.kind != JobKind::kInfer) add_training_flags(command);
+  add_protection_flags(command);
+  add_machine_flags(command);
+}
+
+void JobFlags::add_data_flags(CLI::App& command) {
+  JobSpec& spec = request_.spec;
+  command.add_option("--data", request_.data,
+                     "fashion-mnist[:DIR], cifar10:DIR or npy:X.npy,Y.npy[,XTEST.npy,YTEST.npy]");
+  command.add_option("--mean", mean_, "of the values by channel, a,b,...; computed when absent")
+      ->delimiter(',');
+  command.add_option("--std", deviation_, "deviation of the values by channel; with --mean")
+      ->delimiter(',');
+  command.add_option("--batch", spec.batch, "samples in a batch")->capture_default_str();
+}
+
+void JobFlags::add_training_flags(CLI::App& command) {
+  JobSpec& spec = request_.spec;
+  ScheduleSpec& schedule = spec.schedule;
+  command.add_option("--epochs", spec.epochs, "times through the data")->capture_default_str();
+  command.add_option("--steps", spec.steps, "stop after so many batches; 0: do not")
+      ->capture_default_str();
+  command.add_option("--seed", spec.seed, "of shuffling, augmentation and dropout")
+      ->capture_default_str();
+  if (spec.kind != JobKind::kTrain) return;  // a plan knows only how long the job is
+  command.add_option("--augment", augment_, "crop (pad 4, crop back), flip (left to right)")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"crop", "flip"}));
+  command.add_option("--optimizer", optimizer_, "how weights are updated")
+      ->check(CLI::IsMember({"sgd"}))
+      ->capture_default_str();
+  command.add_option("--lr", spec.learning_rate, "learning rate")->capture_default_str();
+  command.add_option("--momentum", spec.momentum, "of the optimizer")->capture_default_str();
+  command.add_option("--weight-decay", spec.weight_decay, "of the optimizer")
+      ->capture_default_str();
+  command.add_option("--schedule", schedule_, "of the learning rate")
+      ->check(CLI::IsMember({"constant", "step", "cosine"}))
+      ->capture_default_str();
+  command.add_option("--warmup-epochs", schedule.warmup_epochs, "linear increase from 0")
+      ->capture_default_str();
+  command.add_option("--step-epochs", schedule.step_epochs, "step: multiply every so many epochs")
+      ->capture_default_str();
+  command.add_option("--step-gamma", schedule.step_gamma, "step: by this")->capture_default_str();
+  command
+      .add_option("--final-fraction", schedule.final_fraction,
+                  "cosine: end at this fraction of the rate")
+      ->capture_default_str();
+}
+
+void JobFlags::add_protection_flags(CLI::App& command) {
+  JobSpec& spec = request_.spec;
+  command.add_option("--scheme", spec.scheme, scheme_help())->capture_default_str();
+  command
+      .add_option("--offload", offload_,
+                  "which linear operators workers do: auto (where it pays), all, none")
+      ->check(CLI::IsMember({"auto", "all", "none"}))
+      ->capture_default_str();
+  command.add_option("--on-tamper", on_tamper_, "when a worker returns a wrong result")
+      ->check(CLI::IsMember({"continue", "abort"}))
+      ->capture_default_str();
+  command.add_option("--key-range", spec.key_range, "K: coefficients are drawn from 1 to K")
+      ->capture_default_str();
+  command.add_flag("--key-real", spec.key_real, "log-uniform reals instead of whole numbers");
+  command
+      .add_option("--soundness-t", spec.soundness_t,
+                  "chance that any tampered result of the job passes its check")
+      ->capture_default_str();
+  command
+      .add_option("--tamper-size", spec.tamper_size,
+                  "the error that must be caught, over the result's rms")
+      ->capture_default_str();
+  command.add_flag("--binary-checks", spec.binary_checks, "check with 0/1 vectors, as the paper");
+}
+
+void JobFlags::add_machine_flags(CLI::App& command) {
+  LocalSystemOptions& local = request_.local;
+  command.add_option("--threads", request_.spec.threads, "of the enclave; 0: one a core")
+      ->capture_default_str();
+  command
+      .add_option("--memory-limit", memory_limit_,
+                  "of the enclave, in bytes or with K, M, G; 0: what is free")
+      ->capture_default_str();
+  command.add_option("--master", request_.master,
+                     "use a running enclave, unix:PATH, instead of starting one here");
+  command.add_option("--workers", workers_, "local:N starts N worker processes here")
+      ->capture_default_str();
+  command.add_option("--worker-threads", local.worker_threads, "of each; 0: a fair share of cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command
+      .add_option("--worker-memory", local.worker_memory,
+                  "limit of each, in bytes or with K, M, G; auto: half of what is free")
+      ->capture_default_str();
+  command.add_flag("--verbose", local.verbose, "show what the started programs log");
+  // CLI11 makes a list of texts of a repeated flag; each is one program.
+  command
+      .add_option("--worker-program", local.worker_programs,
+                  "for tests: a program, with arguments, in place of the next tempo-worker")
+      ->expected(1, kMaxLocalWorkers)
+      ->group("For tests");
+  command
+      .add_option("--enclave-program", local.enclave_program,
+                  "for tests: a program, with arguments, in place of tempo-enclave")
+      ->group("For tests");
+  command
+      .add_option("--offloader-program", local.offloader_program,
+                  "for tests: a program, with arguments, in place of tempo-offloader")
+      ->group("For tests");
+}
+
+Status JobFlags::fill_spec(JobSpec& spec) const {
+  const auto schedule = parse_schedule_kind(schedule_);
+  if (!schedule) return schedule.error();
+  spec.schedule.kind = *schedule;
+  const auto offload = parse_offload_policy(offload_);
+  if (!offload) return offload.error();
+  spec.offload = *offload;
+  const auto on_tamper = parse_tamper_policy(on_tamper_);
+  if (!on_tamper) return on_tamper.error();
+  spec.on_tamper = *on_tamper;
+  const auto memory = parse_bytes(memory_limit_);
+  if (!memory) return memory.error();
+  spec.memory_limit_bytes = *memory;
+  spec.data.mean = mean_;
+  spec.data.deviation = deviation_;
+  for (const std::string& kind : augment_) {
+    (kind == "crop" ? spec.data.random_crop : spec.data.random_flip) = true;
+  }
+  if (const auto scheme = parse_scheme(spec.scheme); !scheme) return scheme.error();
+  return {};
+}
+
+Result<JobRequest> JobFlags::request() const {
+  JobRequest request = request_;
+  JobSpec& spec = request.spec;
+  TEMPO_RETURN_IF_ERROR(fill_spec(spec));
+  if (request.model_path.empty()) return missing("--model", "model");
+  if (request.data.empty() && spec.kind != JobKind::kPlan) return missing("--data", "data set");
+  const auto workers = parse_workers(workers_);
+  if (!workers) return workers.error();
+  if (request.local.worker_memory != "auto") {
+    if (const auto bytes = parse_bytes(request.local.worker_memory); !bytes) return bytes.error();
+  }
+  const bool offloads_any =
+      *parse_scheme(spec.scheme) != Scheme::kLocal && spec.offload != OffloadPolicy::kNone;
+  if (offloads_any && *workers == 0 && request.master.empty()) {
+    return Error{ErrorCode::kNoWorker,
+                 "no worker to offload to",
+                 "--workers",
+                 "at least local:1 for scheme " + spec.scheme,
+                 workers_,
+                 "add workers, or use --scheme local or --offload none"};
+  }
+  request.local.workers = offloads_any ? *workers : 0;
+  request.local.enclave_threads = spec.threads;
+  return request;
+}
+
+}  // namespace tempo
