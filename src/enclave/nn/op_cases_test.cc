@@ -51,7 +51,7 @@ std::vector<OpCase> conv_cases() {
       {"3x3", {2, 3, 5, 4}, 4, {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {5, 4}}, true, {}},
       {"3x3_blocked",
        {2, 8, 3, 3},
-       8,
+       16,
        {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {3, 3}},
        true,
        {}},
@@ -168,25 +168,25 @@ OpCase add_case(const std::string& name, const Shape& a, const Shape& b) {
 
 std::vector<OpCase> add_cases() {
   std::vector<OpCase> cases = {
-      add_case("channel_bias", {2, 8, 3, 2}, {8, 1, 1}),
-      add_case("channel_bias_rank_4", {2, 8, 3, 2}, {1, 8, 1, 1}),
+      add_case("channel_bias", {2, 16, 3, 2}, {16, 1, 1}),
+      add_case("channel_bias_rank_4", {2, 16, 3, 2}, {1, 16, 1, 1}),
       add_case("row_bias", {3, 6}, {6}),
       add_case("trailing_bias", {2, 3, 5}, {5}),
       add_case("position_embedding", {2, 3, 5}, {1, 3, 5}),
-      add_case("image", {2, 8, 3, 2}, {8, 3, 2}),
-      add_case("width_only", {2, 8, 3, 4}, {4}),
-      add_case("same_shape_rank_4_parameter", {2, 8, 3, 2}, {2, 8, 3, 2}),
+      add_case("image", {2, 16, 3, 2}, {16, 3, 2}),
+      add_case("width_only", {2, 16, 3, 4}, {4}),
+      add_case("same_shape_rank_4_parameter", {2, 16, 3, 2}, {2, 16, 3, 2}),
       {"Add_activations",
-       {{2, 8, 3, 2}, {2, 8, 3, 2}},
+       {{2, 16, 3, 2}, {2, 16, 3, 2}},
        [](GraphBuilder& b, const Ids& in) { return b.add(in[0], in[1]); },
        [](const std::vector<Values>& v) {
-         return oracle::add({2, 8, 3, 2}, v[0], {2, 8, 3, 2}, v[1]);
+         return oracle::add({2, 16, 3, 2}, v[0], {2, 16, 3, 2}, v[1]);
        }},
       {"Add_broadcast_activation",
-       {{2, 8, 1, 1}, {2, 8, 3, 2}},
+       {{2, 16, 1, 1}, {2, 16, 3, 2}},
        [](GraphBuilder& b, const Ids& in) { return b.add(in[0], in[1]); },
        [](const std::vector<Values>& v) {
-         return oracle::add({2, 8, 3, 2}, v[1], {2, 8, 1, 1}, v[0]);
+         return oracle::add({2, 16, 3, 2}, v[1], {2, 16, 1, 1}, v[0]);
        }},
       {"Add_to_itself",
        {{2, 5}},
@@ -201,18 +201,18 @@ std::vector<OpCase> add_cases() {
          return oracle::relu(oracle::add({2, 5}, v[0], {2, 5}, v[0]));
        }},
       {"Add_Relu",
-       {{2, 8, 3, 2}, {2, 8, 3, 2}},
+       {{2, 16, 3, 2}, {2, 16, 3, 2}},
        [](GraphBuilder& b, const Ids& in) { return b.relu(b.add(in[0], in[1])); },
        [](const std::vector<Values>& v) {
-         return oracle::relu(oracle::add({2, 8, 3, 2}, v[0], {2, 8, 3, 2}, v[1]));
+         return oracle::relu(oracle::add({2, 16, 3, 2}, v[0], {2, 16, 3, 2}, v[1]));
        }},
       {"Add_bias_Relu",
-       {{2, 8, 3, 2}},
+       {{2, 16, 3, 2}},
        [](GraphBuilder& b, const Ids& in) {
-         return b.relu(b.add(b.parameter({8, 1, 1}, 1), in[0]));
+         return b.relu(b.add(b.parameter({16, 1, 1}, 1), in[0]));
        },
        [](const std::vector<Values>& v) {
-         return oracle::relu(oracle::add({2, 8, 3, 2}, v[0], {8, 1, 1}, v[1]));
+         return oracle::relu(oracle::add({2, 16, 3, 2}, v[0], {16, 1, 1}, v[1]));
        }},
   };
   return cases;
@@ -253,8 +253,8 @@ OpCase pool_case(const std::string& type, const std::string& name, const Shape& 
 
 std::vector<OpCase> channel_cases() {
   std::vector<OpCase> cases = {
-      batch_norm_case("images", {3, 8, 2, 3}, false),
-      batch_norm_case("images_Relu", {3, 8, 2, 3}, true),
+      batch_norm_case("images", {3, 16, 2, 3}, false),
+      batch_norm_case("images_Relu", {3, 16, 2, 3}, true),
       batch_norm_case("odd_channels", {2, 5, 3, 3}, false),
       batch_norm_case("rows", {6, 19}, true),
       batch_norm_case("rank_3", {3, 4, 5}, false),
@@ -273,10 +273,10 @@ std::vector<OpCase> channel_cases() {
        [](GraphBuilder& b, const Ids& in) { return b.relu(in[0]); },
        [](const std::vector<Values>& v) { return oracle::relu(v[0]); }},
       {"GlobalAveragePool",
-       {{2, 8, 3, 5}},
+       {{2, 16, 3, 5}},
        [](GraphBuilder& b, const Ids& in) { return b.node("GlobalAveragePool", in); },
        [](const std::vector<Values>& v) {
-         return oracle::average_pool({2, 8, 3, 5}, v[0], {.kernel = {3, 5}, .out = {1, 1}}, false);
+         return oracle::average_pool({2, 16, 3, 5}, v[0], {.kernel = {3, 5}, .out = {1, 1}}, false);
        }},
       {"Dropout_of_nothing",
        {{2, 6}},
@@ -290,7 +290,7 @@ std::vector<OpCase> channel_cases() {
                          GraphBuilder::Attributes extra = {}) {
       cases.push_back(pool_case(type, name, x, w, std::move(extra)));
     };
-    add("2x2", {2, 8, 4, 6}, {.kernel = {2, 2}, .stride = {2, 2}, .out = {2, 3}});
+    add("2x2", {2, 16, 4, 6}, {.kernel = {2, 2}, .stride = {2, 2}, .out = {2, 3}});
     add("overlapping", {2, 8, 5, 5},
         {.kernel = {3, 3}, .stride = {2, 2}, .pads = {1, 1, 1, 1}, .out = {3, 3}});
     add("odd_channels", {1, 3, 5, 4}, {.kernel = {2, 3}, .pads = {1, 0, 0, 2}, .out = {5, 4}});
@@ -348,7 +348,7 @@ std::vector<OpCase> order_cases() {
       softmax_case("flat_from_3", {2, 5, 3, 2}, 3, 30, 2, 1, 11),
       reshape_case("flattens", {2, 8, 3, 2}, {0, -1}),
       reshape_case("to_images", {2, 24}, {0, 4, 3, 2}),
-      reshape_case("between_images", {2, 8, 3, 2}, {0, 4, -1, 4}),
+      reshape_case("between_images", {2, 16, 3, 2}, {0, 8, -1, 4}),
       reshape_case("to_tokens", {2, 8, 3, 2}, {0, 8, 6}),
       {"Flatten_after_images",
        {{2, 8, 3, 2}},
