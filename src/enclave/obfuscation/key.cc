@@ -88,15 +88,6 @@ AxisKey AxisKey::generate(RandomSource& random, std::size_t size, const Coeffici
   return key;
 }
 
-AxisKey AxisKey::identity(std::size_t size) {
-  AxisKey key = sized_key(size);
-  for (std::size_t i = 0; i < size; ++i) {
-    key.permutation[i] = static_cast<std::uint32_t>(i);
-    key.inverse[i] = static_cast<std::uint32_t>(i);
-  }
-  return key;
-}
-
 AxisKey::~AxisKey() {
   wipe_vector(permutation);
   wipe_vector(inverse);

@@ -34,8 +34,6 @@ class AxisKey {
   AxisKey() = default;
   // 1 <= size < 2^32.
   static AxisKey generate(RandomSource& random, std::size_t size, const CoefficientSpace& space);
-  // pi(i) = i, c(i) = 1: the scheme `plain`.
-  static AxisKey identity(std::size_t size);
   ~AxisKey();
   AxisKey(const AxisKey&) = default;
   AxisKey& operator=(const AxisKey& other);

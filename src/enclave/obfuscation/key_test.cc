@@ -47,16 +47,6 @@ TEST(AxisKey, IsAPermutationWithItsInverse) {
   }
 }
 
-TEST(AxisKey, IdentityChangesNothing) {
-  const AxisKey key = AxisKey::identity(5);
-  for (std::uint32_t i = 0; i < 5; ++i) {
-    EXPECT_EQ(key.permutation[i], i);
-    EXPECT_EQ(key.inverse[i], i);
-    EXPECT_EQ(key.coefficient[i], 1.0F);
-    EXPECT_EQ(key.reciprocal[i], 1.0F);
-  }
-}
-
 TEST(AxisKey, EveryPositionIsEquallyLikely) {
   SystemRandom random;
   constexpr std::size_t kSize = 12;

@@ -445,6 +445,41 @@ double correlation(const std::vector<float>& a, const std::vector<float>& b) {
   return ab / std::sqrt(aa * bb);
 }
 
+// Inputs of ones show the keys: X'(i,j) = c_n(j) / c_p(i).
+TEST(WhatLeaves, KeysDifferBetweenStepsLayersAndTiles) {
+  const ConvGeometry g = conv(4, 12, 64, 16, 1, 1, 0);
+  const std::vector<ConvGeometry> geometries{g, g};
+  FakeLink link(2, kSharedBytes);
+  link.record = true;
+  Job job(geometries, Scheme::kTempo, link);
+  std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+  for (Tensors& t : tensors) std::fill(t.input.begin(), t.input.end(), 1.0F);
+  ASSERT_TRUE(job.step(tensors).ok());
+  ASSERT_TRUE(job.step(tensors).ok());
+
+  std::set<std::vector<float>> column_keys;  // c_n over its first entry, one a layer and step
+  std::set<std::vector<float>> row_keys;     // 1/c_p over its first entry, one a tile
+  std::size_t tiles = 0;
+  for (const FakeLink::Received& received : link.received) {
+    const std::size_t n = received.task.cols;
+    if (n != 64 || received.task.rows == 16) continue;  // D' and W'
+    ++tiles;
+    std::vector<float> columns;
+    std::vector<float> rows;
+    for (std::size_t j = 0; j < n; ++j) {
+      columns.push_back(std::round(1e4F * received.payload[j] / received.payload[0]));
+    }
+    for (std::size_t i = 0; i < received.task.rows; ++i) {
+      rows.push_back(std::round(1e4F * received.payload[i * n] / received.payload[0]));
+    }
+    column_keys.insert(columns);
+    row_keys.insert(rows);
+  }
+  ASSERT_GT(tiles, 4U);
+  EXPECT_EQ(column_keys.size(), 4U) << "two layers, two steps; tiles of a layer share it";
+  EXPECT_EQ(row_keys.size(), tiles);
+}
+
 TEST(WhatLeaves, EqualOperandsUnderFreshKeysAreUncorrelated) {
   const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
   FakeLink link(1, kSharedBytes);

@@ -39,9 +39,9 @@ std::string_view scheme_statement(Scheme scheme) {
 
 OperatorKeys draw_keys(Scheme scheme, RandomSource& random, const CoefficientSpace& space,
                        std::size_t n, std::size_t p, const std::vector<std::size_t>& m_slices) {
+  const CoefficientSpace ones{1, false};
   const auto axis = [&](std::size_t size) {
-    return scheme == Scheme::kTempo ? AxisKey::generate(random, size, space)
-                                    : AxisKey::identity(size);
+    return AxisKey::generate(random, size, scheme == Scheme::kTempo ? space : ones);
   };
   OperatorKeys keys{axis(n), axis(p), {}};
   keys.m.reserve(m_slices.size());
