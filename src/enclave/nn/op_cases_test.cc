@@ -397,7 +397,8 @@ struct CaseGraph {
       Ints ones(shape.size(), 1);
       ones[0] = 0;
       const TensorId zeros = b.node("Reshape", {input, b.ints(ones)});
-      activations.push_back(b.add(zeros, b.parameter(shape, 1)));
+      // Identity takes any layout, so that what follows is free to be blocked.
+      activations.push_back(b.node("Identity", {b.add(zeros, b.parameter(shape, 1))}));
     }
     const TensorId result = op_case.build(b, activations);
     graph = b.finish(b.node("Flatten", {result}));
