@@ -49,7 +49,7 @@ std::string progress_line(const Progress& p) {
   if (p.checks_done > 0) {
     add(fmt::format("checks {} ({} failed)", p.checks_done, p.checks_failed));
   }
-  if (p.eta_s >= 0) add("ETA " + duration_text(p.eta_s));
+  if (p.eta_s >= 0 && p.step < p.steps) add("ETA " + duration_text(p.eta_s));
   return line;
 }
 

@@ -170,8 +170,15 @@ Result<JobResult> JobRun::collect(Status status) {
   return result;
 }
 
-// A broken connection or a lost worker often has a child's end as its cause.
+// The enclave knows files by the names of the job API, and the model by none; the user by paths. A
+// broken connection or a lost worker often has a child's end as its cause.
 Error JobRun::explain(Error error) {
+  for (const DataFile& file : data_.files) {
+    if (error.where == file.name) error.where = file.path;
+  }
+  const bool of_model =
+      error.code == ErrorCode::kBadModel || error.code == ErrorCode::kUnsupportedModel;
+  if (of_model && error.where.empty()) error.where = request_.model_path;
   const bool may_be_child = error.code == ErrorCode::kProtocol ||
                             error.code == ErrorCode::kNotFound ||
                             error.code == ErrorCode::kNoWorker;

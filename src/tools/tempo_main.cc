@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <exception>
@@ -72,6 +73,11 @@ Status run(int argc, char** argv, int* code) {
     return {};
   }
   std::vector<std::string> arguments(argv + 1, argv + argc);
+  const bool known = std::any_of(subcommands.begin(), subcommands.end(),
+                                 [&](const CLI::App* a) { return a->get_name() == arguments[0]; });
+  if (!known && !arguments[0].starts_with('-')) {
+    return Error{ErrorCode::kUsage, "unknown command", "", "", arguments[0], "see tempo --help"};
+  }
   try {
     parse(app, arguments);
     for (std::size_t i = 0; i < subcommands.size(); ++i) {

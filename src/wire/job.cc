@@ -1,8 +1,7 @@
 #include "wire/job.h"
 
 #include <array>
-#include <cmath>
-#include <limits>
+#include <cstdio>
 
 namespace tempo {
 namespace {
@@ -68,8 +67,8 @@ Result<Enum> value_of(const std::array<Named<Enum>, N>& table, const char* where
 }
 
 std::string number_text(double value) {
-  std::string text = std::to_string(value);
-  if (std::isfinite(value) && std::abs(value) < 1e-3 && value != 0) text = "a smaller value";
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", value);
   return text;
 }
 
@@ -87,9 +86,7 @@ Status check_integer(const char* where, std::int64_t value, std::int64_t low, st
 // Refuses NaN as well.
 Status check_real(const char* where, double value, double low, double high) {
   if (value >= low && value <= high) return {};
-  std::string range = "a number from ";
-  range += low < 1e-3 && low > 0 ? "a tiny positive number" : std::to_string(low);
-  return out_of_range(where, range + " to " + std::to_string(high), number_text(value));
+  return out_of_range(where, number_text(low) + " to " + number_text(high), number_text(value));
 }
 
 Status check_data(const DataSpec& data, JobKind kind) {
