@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -16,7 +17,7 @@
 
 #include "base/random.h"
 
-namespace tempo {
+namespace tempo::lab {
 namespace {
 
 // Root mean square of each column.
@@ -145,9 +146,10 @@ class LabHooks final : public WorkerHooks {
 }  // namespace
 
 Result<std::unique_ptr<WorkerHooks>> make_lab_hooks(const LabHookOptions& options) {
+  std::fprintf(stderr, "TEMPO LAB PROGRAM: this worker does what it is told to do wrong\n");
   auto hooks = std::make_unique<LabHooks>(options);
   TEMPO_RETURN_IF_ERROR(hooks->open_files());
   return std::unique_ptr<WorkerHooks>(std::move(hooks));
 }
 
-}  // namespace tempo
+}  // namespace tempo::lab

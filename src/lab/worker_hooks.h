@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "worker/hooks.h"
 
-namespace tempo {
+namespace tempo::lab {
 
 enum class CheatColumn { kLargest, kSmallest, kRandom };
 
@@ -37,4 +37,4 @@ struct LabHookOptions {
 // Error kIo when a file cannot be written.
 Result<std::unique_ptr<WorkerHooks>> make_lab_hooks(const LabHookOptions& options);
 
-}  // namespace tempo
+}  // namespace tempo::lab

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-namespace tempo {
+namespace tempo::lab {
 namespace {
 
 class LabHooksTest : public testing::Test {
@@ -121,4 +121,4 @@ TEST_F(LabHooksTest, SaysWhenAFileCannotBeWritten) {
 }
 
 }  // namespace
-}  // namespace tempo
+}  // namespace tempo::lab

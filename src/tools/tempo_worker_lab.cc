@@ -13,7 +13,7 @@ namespace {
 class LabExtension final : public tempo::WorkerExtension {
  public:
   void add_flags(CLI::App& app) override {
-    using tempo::CheatColumn;
+    using tempo::lab::CheatColumn;
     app.add_option("--cheat-every", options_.cheat_every,
                    "alter one element of one in so many returned products; 0: never");
     app.add_option("--cheat-size", options_.cheat_size,
@@ -40,11 +40,11 @@ class LabExtension final : public tempo::WorkerExtension {
     auto limit = tempo::parse_bytes(record_limit_);
     if (!limit) return limit.error();
     options_.record_limit_bytes = *limit;
-    return tempo::make_lab_hooks(options_);
+    return tempo::lab::make_lab_hooks(options_);
   }
 
  private:
-  tempo::LabHookOptions options_;
+  tempo::lab::LabHookOptions options_;
   std::string record_limit_ = "1G";
 };
 
