@@ -270,7 +270,7 @@ TEST_F(ProcessTest, BadInputGetsOneClearLineAndItsExitCode) {
       {"missing data", {"--data", npy("none.npy", "y.npy")}, 3, "none.npy"},
       {"wrong data shape", {"--data", npy("x_wide.npy", "y.npy")}, 6, "13"},
       {"label out of range", {"--data", npy("x.npy", "y_bad.npy")}, 6, "17"},
-      {"truncated data", {"--data", npy("x_short.npy", "y.npy")}, 6, "x.npy"},
+      {"truncated data", {"--data", npy("x_short.npy", "y.npy")}, 6, "truncated"},
       {"unknown data", {"--data", "imagenet"}, 2, "imagenet"},
       {"unknown scheme", {"--scheme", "magic"}, 2, "magic"},
       {"no such flag", {"--learning-speed", "3"}, 2, "learning-speed"},
