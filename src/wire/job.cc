@@ -31,16 +31,25 @@ struct Named {
   std::string_view name;
 };
 
-constexpr std::array kJobKinds = {Named{JobKind::kTrain, "train"}, Named{JobKind::kInfer, "infer"},
-                                  Named{JobKind::kPlan, "plan"}};
-constexpr std::array kOffloadPolicies = {Named{OffloadPolicy::kAuto, "auto"},
-                                         Named{OffloadPolicy::kAll, "all"},
-                                         Named{OffloadPolicy::kNone, "none"}};
-constexpr std::array kTamperPolicies = {Named{TamperPolicy::kContinue, "continue"},
-                                        Named{TamperPolicy::kAbort, "abort"}};
-constexpr std::array kScheduleKinds = {Named{ScheduleKind::kConstant, "constant"},
-                                       Named{ScheduleKind::kStep, "step"},
-                                       Named{ScheduleKind::kCosine, "cosine"}};
+constexpr std::array<Named<JobKind>, 3> kJobKinds = {{
+    {JobKind::kTrain, "train"},
+    {JobKind::kInfer, "infer"},
+    {JobKind::kPlan, "plan"},
+}};
+constexpr std::array<Named<OffloadPolicy>, 3> kOffloadPolicies = {{
+    {OffloadPolicy::kAuto, "auto"},
+    {OffloadPolicy::kAll, "all"},
+    {OffloadPolicy::kNone, "none"},
+}};
+constexpr std::array<Named<TamperPolicy>, 2> kTamperPolicies = {{
+    {TamperPolicy::kContinue, "continue"},
+    {TamperPolicy::kAbort, "abort"},
+}};
+constexpr std::array<Named<ScheduleKind>, 3> kScheduleKinds = {{
+    {ScheduleKind::kConstant, "constant"},
+    {ScheduleKind::kStep, "step"},
+    {ScheduleKind::kCosine, "cosine"},
+}};
 
 template <class Enum, std::size_t N>
 std::string_view name_of(const std::array<Named<Enum>, N>& table, Enum value) {
