@@ -16,7 +16,7 @@
 #include "offloader/local_channel.h"
 #include "wire/unix_socket.h"
 #include "worker/cpu_device.h"
-#include "worker/executor.h"
+#include "worker/task_executor.h"
 #include "worker/session.h"
 
 namespace tempo::fuzz {
@@ -97,7 +97,7 @@ void attack_worker(ScriptReader& script) {
   TEMPO_ASSERT(::send(socket.get(), doorbells.data(), doorbells.size(), MSG_NOSIGNAL) > 0);
   // The worker still has to say its welcome; the end comes after the doorbells.
   TEMPO_ASSERT(::shutdown(socket.get(), SHUT_WR) == 0);
-  Executor executor(device, {kStoreBytes, 4}, nullptr);
+  TaskExecutor executor(device, {kStoreBytes, 4}, nullptr);
   TEMPO_ASSERT(Session(std::move(worker_socket), executor, device, -1).run() ==
                SessionEnd::kPeerGone);
   TEMPO_ASSERT(executor.store().bytes() <= kStoreBytes && executor.store().size() <= 4);

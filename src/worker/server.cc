@@ -6,14 +6,14 @@
 #include <cstring>
 #include <utility>
 
-#include "worker/executor.h"
 #include "worker/session.h"
+#include "worker/task_executor.h"
 
 namespace tempo {
 
 Status serve_offloaders(const UnixListener& listener, Device& device, const StoreLimits& limits,
                         WorkerHooks* hooks, int stop_fd) {
-  Executor executor(device, limits, hooks);
+  TaskExecutor executor(device, limits, hooks);
   for (;;) {
     pollfd entries[2] = {{stop_fd, POLLIN, 0}, {listener.fd(), POLLIN, 0}};
     if (::poll(entries, 2, -1) < 0 && errno != EINTR) {

@@ -10,7 +10,7 @@
 #include "wire/shared_region.h"
 #include "wire/task.h"
 #include "worker/device.h"
-#include "worker/executor.h"
+#include "worker/task_executor.h"
 
 namespace tempo {
 
@@ -21,7 +21,7 @@ enum class SessionEnd { kPeerGone, kStopped };
 class Session {
  public:
   // stop_fd: readable when the program is to end.
-  Session(Fd socket, Executor& executor, const Device& device, int stop_fd)
+  Session(Fd socket, TaskExecutor& executor, const Device& device, int stop_fd)
       : socket_(std::move(socket)), executor_(executor), device_(device), stop_fd_(stop_fd) {}
 
   // Returns when the off-loader is gone or broke the protocol (logged), or on stop_fd. The store is
@@ -40,7 +40,7 @@ class Session {
   bool wait(int timeout_ms);
 
   Fd socket_;
-  Executor& executor_;
+  TaskExecutor& executor_;
   const Device& device_;
   const int stop_fd_;
   bool stopped_ = false;

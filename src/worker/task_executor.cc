@@ -1,4 +1,4 @@
-#include "worker/executor.h"
+#include "worker/task_executor.h"
 
 #include <algorithm>
 #include <chrono>
@@ -18,10 +18,10 @@ Transpose transpose_of(const Task& task, MultiplyFlags flag) {
 
 }  // namespace
 
-Executor::Executor(Device& device, const StoreLimits& limits, WorkerHooks* hooks)
+TaskExecutor::TaskExecutor(Device& device, const StoreLimits& limits, WorkerHooks* hooks)
     : device_(device), store_(limits), hooks_(hooks) {}
 
-Completion Executor::execute(const Task& task, const std::byte* payload, std::byte* reply) {
+Completion TaskExecutor::execute(const Task& task, const std::byte* payload, std::byte* reply) {
   if (hooks_ != nullptr) {
     const std::size_t floats = task.payload_bytes() / sizeof(float);
     hooks_->received(task, {reinterpret_cast<const float*>(payload), floats});
@@ -38,7 +38,7 @@ Completion Executor::execute(const Task& task, const std::byte* payload, std::by
   return {task.request, TaskStatus::kOk, 0, 0, 0};
 }
 
-Completion Executor::put(const Task& task, const std::byte* payload) {
+Completion TaskExecutor::put(const Task& task, const std::byte* payload) {
   const std::uint64_t bytes = task.payload_bytes();
   if (const std::uint64_t excess = store_.excess(task.result, bytes); excess > 0) {
     return failed(task, TaskStatus::kOutOfMemory, excess);
@@ -51,7 +51,7 @@ Completion Executor::put(const Task& task, const std::byte* payload) {
   return {task.request, TaskStatus::kOk, 0, 0, 0};
 }
 
-Completion Executor::multiply(const Task& task, std::byte* reply) {
+Completion TaskExecutor::multiply(const Task& task, std::byte* reply) {
   const DeviceMatrix* a = store_.find(task.a);
   if (a == nullptr) return failed(task, TaskStatus::kUnknownId, task.a);
   const DeviceMatrix* b = store_.find(task.b);

@@ -1,4 +1,4 @@
-// File: worker/executor.h
+// File: worker/task_executor.h
 // Does tasks, in the order of their arrival, on one device and store. Independent of how tasks
 // arrive. One thread at a time.
 //
@@ -17,10 +17,10 @@
 
 namespace tempo {
 
-class Executor {
+class TaskExecutor {
  public:
   // hooks: null for none. All outlive the executor.
-  Executor(Device& device, const StoreLimits& limits, WorkerHooks* hooks);
+  TaskExecutor(Device& device, const StoreLimits& limits, WorkerHooks* hooks);
 
   // Precondition: task_ok(). payload: payload_bytes() bytes, reply: room for reply_bytes(), both
   // 64-byte aligned; the peer may change them at any time.

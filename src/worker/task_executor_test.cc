@@ -1,4 +1,4 @@
-#include "worker/executor.h"
+#include "worker/task_executor.h"
 
 #include <gtest/gtest.h>
 
@@ -21,7 +21,7 @@ std::byte* bytes_of(Matrix& m) {
   return reinterpret_cast<std::byte*>(m.data());
 }
 
-class ExecutorTest : public testing::Test {
+class TaskExecutorTest : public testing::Test {
  protected:
   static constexpr std::uint64_t kLimit = 4000;
 
@@ -61,10 +61,10 @@ class ExecutorTest : public testing::Test {
   std::mt19937 random_{3};
   std::normal_distribution<float> normal_;
   CpuDevice device_{1};
-  Executor executor_{device_, {kLimit, 5}, nullptr};
+  TaskExecutor executor_{device_, {kLimit, 5}, nullptr};
 };
 
-TEST_F(ExecutorTest, LimitsBytesAndNamesTheExcess) {
+TEST_F(TaskExecutorTest, LimitsBytesAndNamesTheExcess) {
   EXPECT_EQ(put(1, 10, 50).status, TaskStatus::kOk);  // 2000 bytes
   EXPECT_EQ(put(2, 10, 50).status, TaskStatus::kOk);
   const Completion refused = put(3, 1, 7);
@@ -82,7 +82,7 @@ TEST_F(ExecutorTest, LimitsBytesAndNamesTheExcess) {
   EXPECT_EQ(executor_.store().bytes(), 0U);
 }
 
-TEST_F(ExecutorTest, LimitsTheNumberOfIds) {
+TEST_F(TaskExecutorTest, LimitsTheNumberOfIds) {
   for (std::uint64_t id = 0; id < 5; ++id) EXPECT_EQ(put(id, 1, 1).status, TaskStatus::kOk);
   EXPECT_EQ(put(5, 1, 1).status, TaskStatus::kOutOfMemory);
   EXPECT_EQ(put(4, 2, 1).status, TaskStatus::kOk);
@@ -93,7 +93,7 @@ TEST_F(ExecutorTest, LimitsTheNumberOfIds) {
   EXPECT_EQ(executor_.store().size(), 3U);
 }
 
-TEST_F(ExecutorTest, NamesUnknownIdsAndBadShapes) {
+TEST_F(TaskExecutorTest, NamesUnknownIdsAndBadShapes) {
   put(1, 3, 4);
   put(2, 4, 5);
   put(3, 3, 5);
@@ -114,7 +114,7 @@ TEST_F(ExecutorTest, NamesUnknownIdsAndBadShapes) {
 
 // All flags against a naive float64 product. The bound: each of the `inner` products and sums of
 // either side rounds once, |error| <= (inner + 2) eps sum |a||b|.
-TEST_F(ExecutorTest, MultipliesAccumulatesKeepsAndReturns) {
+TEST_F(TaskExecutorTest, MultipliesAccumulatesKeepsAndReturns) {
   constexpr std::uint32_t kRows = 5, kInner = 9, kCols = 7;
   for (std::uint32_t flags = 0; flags < 32; ++flags) {
     if ((flags & (kAccumulate | kKeep | kReturn)) == 0) continue;
@@ -161,7 +161,7 @@ TEST_F(ExecutorTest, MultipliesAccumulatesKeepsAndReturns) {
   }
 }
 
-TEST_F(ExecutorTest, ReplacesAnOperandByTheProduct) {
+TEST_F(TaskExecutorTest, ReplacesAnOperandByTheProduct) {
   Matrix two(1), reply(1);
   two[0] = 2.0F;
   put(1, 1, 1, two);
