@@ -48,6 +48,14 @@ INSTANTIATE_TEST_SUITE_P(All, BadJobFiles,
                                          BadFile{"mean = [[1]]\n", "j.toml: mean"},
                                          BadFile{"mean = [true]\n", "j.toml: mean"}));
 
+TEST(JobFile, TakesAnyCharacterInTextAndRefusesItElsewhere) {
+  const auto entries = parse_job_file("model = 'm\u00f6del\u0183.onnx'\n", "j.toml");
+  ASSERT_TRUE(entries.ok()) << entries.error().one_line();
+  EXPECT_EQ(entries->front().values.front(), "m\u00f6del\u0183.onnx");
+  EXPECT_FALSE(parse_job_file("\u0183\n", "j.toml").ok());
+  EXPECT_FALSE(parse_job_file("\"\u0183\u0183", "j.toml").ok());
+}
+
 TEST(JobFile, RefusesAFileThatIsTooLong) {
   EXPECT_FALSE(parse_job_file(std::string(kMaxJobFileBytes + 1, '#'), "j.toml").ok());
 }
