@@ -42,6 +42,13 @@ function(tempo_library name)
   endif()
 endfunction()
 
+# Tests that CI also runs under sanitizers: what parses bytes from outside, shares memory, or starts
+# threads and processes. `ctest -L sanitized` in a build of the target sanitized_tests.
+set(TEMPO_SANITIZED_TESTS
+  base_test wire_test ring_link_test workers_test offload_engine_test executor_test
+  onnx_bad_test npy_test load_test api_json_test http_server_test process_test)
+add_custom_target(sanitized_tests)
+
 function(tempo_test source)
   cmake_parse_arguments(ARG "" "LABEL;TIMEOUT" "DEPS;LABELS" ${ARGN})
   get_filename_component(target ${source} NAME_WE)
@@ -55,5 +62,9 @@ function(tempo_test source)
     set(ARG_TIMEOUT 300)
   endif()
   add_test(NAME ${target} COMMAND ${target})
+  if(target IN_LIST TEMPO_SANITIZED_TESTS)
+    add_dependencies(sanitized_tests ${target})
+    list(APPEND ARG_LABELS sanitized)
+  endif()
   set_tests_properties(${target} PROPERTIES LABELS "${ARG_LABEL};${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
 endfunction()
