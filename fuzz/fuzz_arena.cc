@@ -16,8 +16,8 @@
 #include "offloader/local_channel.h"
 #include "wire/unix_socket.h"
 #include "worker/cpu_device.h"
-#include "worker/task_executor.h"
 #include "worker/session.h"
+#include "worker/task_executor.h"
 
 namespace tempo::fuzz {
 namespace {

@@ -30,15 +30,15 @@ enum MultiplyFlags : std::uint32_t {
 struct Task {
   std::uint64_t request = 0;  // chosen by the enclave, never reused
   Verb verb = Verb::kPut;
-  std::uint32_t worker = 0;   // index in the off-loader's list
+  std::uint32_t worker = 0;  // index in the off-loader's list
   std::uint64_t a = 0;
   std::uint64_t b = 0;
   std::uint64_t result = 0;
   std::uint32_t flags = 0;
-  std::uint32_t rows = 0;     // of the payload or the product
+  std::uint32_t rows = 0;  // of the payload or the product
   std::uint32_t cols = 0;
-  std::uint32_t payload_slab = 0;   // ring only: first slab of the payload (put)
-  std::uint32_t reply_slab = 0;     // ring only: first slab of the reply (multiply with kReturn)
+  std::uint32_t payload_slab = 0;  // ring only: first slab of the payload (put)
+  std::uint32_t reply_slab = 0;    // ring only: first slab of the reply (multiply with kReturn)
   std::uint32_t reserved = 0;
 
   std::uint64_t payload_bytes() const {

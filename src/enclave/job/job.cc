@@ -209,7 +209,8 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
       [&](const TrainProgress& p) {
         Progress progress = to_progress(p);
         for (; told < engines.events().size(); ++told) {
-          progress.message += (progress.message.empty() ? "" : "; ") + describe(engines.events()[told]);
+          progress.message +=
+              (progress.message.empty() ? "" : "; ") + describe(engines.events()[told]);
         }
         on_progress(progress);
       },
