@@ -109,7 +109,8 @@ std::string job_summary(const JobRequest& request, const JobResult& result) {
   if (const double to_workers = report.number("/bytes/to_workers"); to_workers > 0) {
     const Json* workers = report.list("/workers");
     add(text, "Offloaded",
-        fmt::format("{} to {} workers, {} back", mib(to_workers),
+        fmt::format("{:.1f} % of the multiply-adds; {} to {} workers, {} back",
+                    100 * report.number("/offloaded_share"), mib(to_workers),
                     workers != nullptr ? workers->size() : 0,
                     mib(report.number("/bytes/from_workers"))));
   }

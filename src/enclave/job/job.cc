@@ -217,6 +217,7 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
       job.report.training);
   job.report.data = summarise_data(job.spec.data, job.data, *normalisation);
   job.report.engine = engines.stats();
+  job.report.offloaded_share = engines.plans().front()->offloaded_share();
   const std::int64_t classes = (*trainer)->classes();
   trainer->reset();  // the graph is whole again: a last Softmax is out of it while training
   job.report.model = summarise_model(graph, classes);
@@ -257,6 +258,9 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
   auto predictions = infer(graph, data, *normalisation, options, engines, job.pool, job.ledger);
   job.report.data = summarise_data(job.spec.data, job.data, *normalisation);
   job.report.engine = engines.stats();
+  if (!engines.plans().empty()) {
+    job.report.offloaded_share = engines.plans().front()->offloaded_share();
+  }
   if (!predictions.ok()) return predictions.error();
   job.report.model = summarise_model(graph, predictions->classes);
   outputs.predictions_npy =

@@ -24,12 +24,6 @@ std::string rounds(const OpPlan& op) {
                      op.rounds_input_gradient);
 }
 
-double offloaded_share(const Plan& plan) {
-  return plan.multiply_adds == 0 ? 0.0
-                                 : static_cast<double>(plan.offloaded_multiply_adds) /
-                                       static_cast<double>(plan.multiply_adds);
-}
-
 }  // namespace
 
 std::string plan_text(const PlanSummary& summary) {
@@ -60,7 +54,7 @@ std::string plan_text(const PlanSummary& summary) {
   out += fmt::format(
       "multiply-adds forward: {:.1f} M an image, {:.1f} % offloaded\n",
       static_cast<double>(plan.multiply_adds) / 1e6 / static_cast<double>(summary.batch),
-      100 * offloaded_share(plan));
+      100 * plan.offloaded_share());
   out += fmt::format(
       "ring traffic a step: {:.1f} MiB to workers, {:.1f} MiB back; {} checked products\n",
       mib(plan.bytes_to_workers), mib(plan.bytes_from_workers), plan.products);
@@ -117,7 +111,7 @@ std::string plan_json(const PlanSummary& summary) {
       {"operators", ops},
       {"multiply_adds", plan.multiply_adds},
       {"offloaded_multiply_adds", plan.offloaded_multiply_adds},
-      {"offloaded_share", offloaded_share(plan)},
+      {"offloaded_share", plan.offloaded_share()},
       {"bytes_to_workers", plan.bytes_to_workers},
       {"bytes_from_workers", plan.bytes_from_workers},
       {"products", plan.products},

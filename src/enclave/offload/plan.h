@@ -83,6 +83,11 @@ struct Plan {
   std::vector<std::uint64_t> resident_bytes;  // by worker, peak of a step
   std::int64_t multiply_adds = 0;             // forward, all linear operators
   std::int64_t offloaded_multiply_adds = 0;
+  double offloaded_share() const {
+    return multiply_adds == 0
+               ? 0.0
+               : static_cast<double>(offloaded_multiply_adds) / static_cast<double>(multiply_adds);
+  }
   std::uint64_t bytes_to_workers = 0;
   std::uint64_t bytes_from_workers = 0;
   std::int64_t products = 0;

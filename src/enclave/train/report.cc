@@ -260,6 +260,7 @@ std::string report_json(const Report& report) {
   json["time_s"] = times_json(report);
   json["bytes"] = {{"to_workers", report.engine.bytes_to_workers},
                    {"from_workers", report.engine.bytes_from_workers}};
+  json["offloaded_share"] = report.offloaded_share;
   json["checks"] = {{"done", report.engine.checks_done},
                     {"failed", report.engine.checks_failed},
                     {"rounds", report.engine.rounds}};

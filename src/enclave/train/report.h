@@ -58,6 +58,7 @@ struct Report {
   std::optional<Predictions> predictions;  // JobKind::kInfer; the values are not printed
   TimeLedger times;
   std::optional<double> transfer_s;  // where it was measured
+  double offloaded_share = 0;        // of the forward multiply-adds, as the plan has it
   EngineStats engine;
   ProcessFigures process;
   std::optional<Error> error;  // why the job ended early
