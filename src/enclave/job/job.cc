@@ -204,7 +204,7 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
   if (!trainer.ok()) return trainer.error();
 
   std::size_t told = 0;
-  const Status status = (*trainer)->run(
+  Status status = (*trainer)->run(
       stop,
       [&](const TrainProgress& p) {
         Progress progress = to_progress(p);
@@ -330,8 +330,8 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
 
   if (kind == JobKind::kPlan) return make_plan_report(job, outputs);
   TEMPO_RETURN_IF_ERROR(refuse_if_too_large(job));
-  const Status status = kind == JobKind::kTrain ? train(job, stop, on_progress, outputs)
-                                                : predict(job, stop, on_progress, outputs);
+  Status status = kind == JobKind::kTrain ? train(job, stop, on_progress, outputs)
+                                          : predict(job, stop, on_progress, outputs);
   job.report.spec = job.spec;
   job.report.times = job.ledger;
   job.report.process = measure_process();

@@ -103,7 +103,7 @@ void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
 void Dispatcher::handle(const Completion& completion) {
   const auto at = pending_.find(completion.request);
   if (at == pending_.end()) return;  // given up as stalled; its slots are lost to us
-  const Pending pending = std::move(at->second);
+  const Pending pending = at->second;
   pending_.erase(at);
   if (completion.status == TaskStatus::kOk) {
     stats_.bytes_from_workers += pending.reply_bytes;

@@ -223,7 +223,7 @@ Status OffloadEngine::backward(const LinearOp& op, const float* input, const flo
   call.expected.resize(plan.tiles.size());
   call.resize_units(plan.groups.size());
 
-  const Status status = run(call);
+  Status status = run(call);
   // Everything of this operator: W', X' and what backward added.
   for (int w = 0; w < res_.dispatcher->worker_count(); ++w) {
     for (const auto& ids : step.weight_id) {
