@@ -14,8 +14,6 @@
 
 #include "wire/fd.h"
 
-extern char** environ;
-
 namespace tempo {
 namespace {
 
@@ -25,6 +23,7 @@ Error cannot_start(const ChildOptions& options, const char* why) {
 
 std::vector<char*> pointers(const std::vector<std::string>& strings) {
   std::vector<char*> out;
+  out.reserve(strings.size() + 1);
   for (const std::string& text : strings) out.push_back(const_cast<char*>(text.c_str()));
   out.push_back(nullptr);
   return out;

@@ -13,7 +13,7 @@ constexpr std::chrono::seconds kLineInterval{5};
 constexpr std::chrono::milliseconds kTerminalInterval{100};
 
 std::string duration_text(double seconds) {
-  const auto s = static_cast<long long>(std::min(seconds, 1e9) + 0.5);
+  const auto s = std::llround(std::min(seconds, 1e9));
   if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
   return fmt::format("{}:{:02}", s / 60, s % 60);
 }

@@ -66,11 +66,12 @@ std::string encoder_layer(const std::string& name, const std::string& x, const C
 
 void add_vit(const ModelRequest& request, OnnxBuilder* b) {
   const std::int64_t patches = (request.height / kVitPatch) * (request.width / kVitPatch);
-  const double head_width = static_cast<double>(kWidth / kHeads);
+  constexpr std::int64_t kHeadWidth = kWidth / kHeads;
   const Constants c = {
-      .split = b->ints("split", {0, patches, kHeads, kWidth / kHeads}),
+      .split = b->ints("split", {0, patches, kHeads, kHeadWidth}),
       .join = b->ints("join", {0, patches, kWidth}),
-      .score_scale = b->scalar("score_scale", static_cast<float>(1 / std::sqrt(head_width))),
+      .score_scale = b->scalar("score_scale",
+                               static_cast<float>(1 / std::sqrt(static_cast<double>(kHeadWidth)))),
       .root_half = b->scalar("root_half", static_cast<float>(std::sqrt(0.5))),
       .half = b->scalar("half", 0.5F),
       .one = b->scalar("one", 1.0F),

@@ -234,6 +234,7 @@ std::optional<FoldedInts> fold_node(const Node& node,
   FoldedInts out;
   for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
     std::vector<Operand> operands;
+    operands.reserve(inputs.size());
     for (const FoldedInts* input : inputs) {
       operands.push_back(input == nullptr ? Operand{}
                                           : Operand{true, input->is_scalar, input->at[batch]});

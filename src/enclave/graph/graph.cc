@@ -53,9 +53,9 @@ std::string Node::string_or(const std::string& key, const std::string& fallback)
 }
 
 std::vector<std::int64_t> Node::ints_or(const std::string& key,
-                                        std::vector<std::int64_t> fallback) const {
+                                        const std::vector<std::int64_t>& fallback) const {
   const auto* value = attribute_or_null<std::vector<std::int64_t>>(*this, key);
-  return value ? *value : std::move(fallback);
+  return value ? *value : fallback;
 }
 
 TensorId Graph::find(const std::string& tensor_name) const {

@@ -78,7 +78,7 @@ struct Node {
   float float_or(const std::string& key, float fallback) const;
   std::string string_or(const std::string& key, const std::string& fallback) const;
   std::vector<std::int64_t> ints_or(const std::string& key,
-                                    std::vector<std::int64_t> fallback) const;
+                                    const std::vector<std::int64_t>& fallback) const;
 };
 
 struct Graph {

@@ -62,6 +62,9 @@ Result<int> model_opset(const onnx::ModelProto& model) {
 Role role_of(const Node& node, std::size_t input, const Value& value) {
   const int rank = value.constant == nullptr ? 0 : value.constant->dims_size();
   const std::string& op = node.op_type;
+  // Of an addition, an initializer is a bias; a number that somebody wrote into the network's code
+  // is a Constant node or a scalar.
+  const bool is_bias = op == "Add" && value.is_trainable && rank > 0;
   Role role;
   if (op == "Conv" && input == 1) {
     role = {TensorKind::kParameter, rank == 4 ? Storage::kConvWeights : Storage::kOnnx};
@@ -72,11 +75,8 @@ Role role_of(const Node& node, std::size_t input, const Value& value) {
     role = {TensorKind::kParameter, rank == 2 ? Storage::kTransposed : Storage::kOnnx};
   } else if (op == "BatchNormalization" && input >= 3) {
     role.kind = TensorKind::kStatistic;
-  } else if (op == "BatchNormalization" || op == "Conv" || op == "Gemm" || op == "MatMul") {
-    role.kind = TensorKind::kParameter;
-  } else if (op == "Add" && value.is_trainable && rank > 0) {
-    // A bias is an initializer; a number that somebody wrote into the network's code is a Constant
-    // node or a scalar.
+  } else if (op == "BatchNormalization" || op == "Conv" || op == "Gemm" || op == "MatMul" ||
+             is_bias) {
     role.kind = TensorKind::kParameter;
   }
   if (value.is_computed) role.kind = TensorKind::kConstant;

@@ -78,6 +78,7 @@ Floats encode(const Floats& natural, const AxisKey& rows, const AxisKey& columns
 
 std::vector<const float*> pointers_to(const Floats& vectors, int rounds, std::size_t columns) {
   std::vector<const float*> pointers;
+  pointers.reserve(static_cast<std::size_t>(rounds));
   for (int k = 0; k < rounds; ++k) pointers.push_back(vectors.data() + k * columns);
   return pointers;
 }
