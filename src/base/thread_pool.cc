@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -20,6 +23,7 @@ struct ThreadPool::Shared {
   std::int64_t next = 0;     // first item that nobody has taken
   std::int64_t pending = 0;  // chunks taken or waiting, not finished
   bool stopping = false;
+  std::exception_ptr failure;  // the first one of this loop
   std::vector<std::thread> threads;
 
   // Takes and runs chunks until none is left. Called with the lock held; returns with it held.
@@ -30,8 +34,14 @@ struct ThreadPool::Shared {
       const std::int64_t end = std::min(count, begin + grain);
       next = end;
       lock.unlock();
-      (*current)(begin, end);
+      std::exception_ptr thrown;
+      try {
+        (*current)(begin, end);
+      } catch (...) {
+        thrown = std::current_exception();
+      }
       lock.lock();
+      if (thrown && !failure) failure = thrown;
       if (--pending == 0) work_done.notify_all();
     }
   }
@@ -39,17 +49,21 @@ struct ThreadPool::Shared {
 
 ThreadPool::ThreadPool(int threads) : shared_(std::make_unique<Shared>()) {
   TEMPO_ASSERT(threads >= 1);
-  for (int i = 1; i < threads; ++i) {
-    shared_->threads.emplace_back([shared = shared_.get()] {
-      std::unique_lock lock(shared->mutex);
-      while (true) {
-        shared->work_arrived.wait(lock, [shared] {
-          return shared->stopping || (shared->body != nullptr && shared->next < shared->count);
-        });
-        if (shared->stopping) return;
-        shared->drain(lock);
-      }
-    });
+  const auto serve = [shared = shared_.get()] {
+    std::unique_lock lock(shared->mutex);
+    while (true) {
+      shared->work_arrived.wait(lock, [shared] {
+        return shared->stopping || (shared->body != nullptr && shared->next < shared->count);
+      });
+      if (shared->stopping) return;
+      shared->drain(lock);
+    }
+  };
+  shared_->threads.reserve(static_cast<std::size_t>(threads));
+  try {
+    for (int i = 1; i < threads; ++i) shared_->threads.emplace_back(serve);
+  } catch (const std::system_error&) {
+    // A limit on threads. Those that there are do the work.
   }
 }
 
@@ -88,6 +102,7 @@ void ThreadPool::parallel_for(std::int64_t count, std::int64_t grain,
   shared_->drain(lock);
   shared_->work_done.wait(lock, [this] { return shared_->pending == 0; });
   shared_->body = nullptr;
+  if (shared_->failure) std::rethrow_exception(std::exchange(shared_->failure, nullptr));
 }
 
 }  // namespace tempo

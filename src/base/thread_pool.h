@@ -12,7 +12,7 @@ namespace tempo {
 
 class ThreadPool {
  public:
-  // threads >= 1; the calling thread counts as one of them.
+  // threads >= 1; the calling thread counts as one of them. Fewer when the system refuses more.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -22,7 +22,8 @@ class ThreadPool {
 
   // Calls body(begin, end) over [0, count) in chunks of at most `grain` items and returns when all
   // are done. Not reentrant: body must not call parallel_for on the same pool. One caller at a
-  // time. `body` must not throw.
+  // time. When body throws, the other chunks are still done, and then the first exception is
+  // thrown here.
   void parallel_for(std::int64_t count, std::int64_t grain,
                     const std::function<void(std::int64_t begin, std::int64_t end)>& body);
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <system_error>
 #include <utility>
 
 #include "enclave/server/http_connection.h"
@@ -62,10 +63,14 @@ void HttpServer::accept_all() {
       continue;
     }
     Connection& connection = connections_.emplace_back();
-    connection.thread = std::thread([this, &connection, fd = std::move(socket)]() mutable {
-      serve_connection(std::move(fd), stop_.fd(), api_, limits_);
-      connection.ended = true;
-    });
+    try {
+      connection.thread = std::thread([this, &connection, fd = std::move(socket)]() mutable {
+        serve_connection(std::move(fd), stop_.fd(), api_, limits_);
+        connection.ended = true;
+      });
+    } catch (const std::system_error&) {
+      connections_.pop_back();  // no thread to be had: this connection ends, the others go on
+    }
   }
   for (Connection& connection : connections_) connection.thread.join();
 }
