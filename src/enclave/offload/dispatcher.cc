@@ -31,6 +31,10 @@ Dispatcher::Dispatcher(WorkerLink& link, EngineStats& stats, TimeLedger& ledger,
   }
 }
 
+Dispatcher::~Dispatcher() {
+  for (const auto& [request, pending] : pending_) link_.abandon(request);
+}
+
 std::optional<int> Dispatcher::successor(int worker) const {
   const int count = worker_count();
   for (int i = 1; i <= count; ++i) {
@@ -70,7 +74,7 @@ void Dispatcher::break_channel(const Error& error) {
 std::optional<Slot> Dispatcher::reserve(std::uint64_t bytes) {
   while (!broken_) {
     if (auto slot = link_.reserve(bytes)) return slot;
-    // Slots whose tasks will never complete can starve this loop; the stall rule ends it.
+    // Slots of abandoned tasks can starve this loop.
     if (pending_.empty()) return std::nullopt;
     poll(true);
   }
@@ -81,6 +85,7 @@ void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
                         const std::optional<Slot>& reply, CompletionSink* sink, std::uint64_t tag) {
   const Pending pending{sink, tag, static_cast<int>(task.worker), reply, task.reply_bytes()};
   const std::uint64_t payload_bytes = task.payload_bytes();
+  bool has_waited = false;
   while (!broken_) {
     auto request = link_.submit(task, payload ? &*payload : nullptr, reply ? &*reply : nullptr);
     if (!request.ok()) {
@@ -93,6 +98,12 @@ void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
       ++stats_.workers[pending.worker].tasks;
       return;
     }
+    if (pending_.empty() && std::exchange(has_waited, true)) {
+      // Full of tasks that were given up, and nothing moves.
+      break_channel({ErrorCode::kProtocol, "the off-loader does not serve its queue", "", "", "",
+                     "see the off-loader's own message, if any"});
+      break;
+    }
     poll(true);
   }
   if (sink != nullptr) {
@@ -100,9 +111,19 @@ void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
   }
 }
 
+void Dispatcher::drop(int worker, std::uint64_t first, std::uint64_t last) {
+  if (!alive_[worker]) return;
+  Task task;
+  task.verb = Verb::kDrop;
+  task.worker = static_cast<std::uint32_t>(worker);
+  task.a = first;
+  task.b = last;
+  submit(task, std::nullopt, std::nullopt, nullptr, 0);
+}
+
 void Dispatcher::handle(const Completion& completion) {
   const auto at = pending_.find(completion.request);
-  if (at == pending_.end()) return;  // given up as stalled; its slots are lost to us
+  if (at == pending_.end()) return;  // abandoned
   const Pending pending = at->second;
   pending_.erase(at);
   if (completion.status == TaskStatus::kOk) {
@@ -125,9 +146,10 @@ void Dispatcher::retire_stalled() {
              "no answer for " + std::to_string(stall_timeout_ms_ / 1000) + " s");
     }
   }
-  // Their reply slots stay reserved for good: the off-loader may still write there.
-  auto orphans = std::exchange(pending_, {});
-  for (auto& [request, pending] : orphans) {
+  // The link keeps their reply slots until the off-loader is done with them.
+  const auto orphans = std::exchange(pending_, {});
+  for (const auto& [request, pending] : orphans) {
+    link_.abandon(request);
     if (pending.sink == nullptr) continue;
     pending.sink->on_completion(pending.tag, pending.worker,
                                 {request, TaskStatus::kWorkerLost, 0, 0, 0}, std::nullopt);

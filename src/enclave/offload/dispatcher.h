@@ -29,6 +29,10 @@ class Dispatcher {
   // All must outlive the dispatcher. A worker that keeps everybody waiting for stall_timeout_ms is
   // retired.
   Dispatcher(WorkerLink& link, EngineStats& stats, TimeLedger& ledger, int stall_timeout_ms);
+  // Abandons what is outstanding.
+  ~Dispatcher();
+  Dispatcher(const Dispatcher&) = delete;
+  Dispatcher& operator=(const Dispatcher&) = delete;
 
   int worker_count() const { return static_cast<int>(alive_.size()); }
   bool alive(int worker) const { return alive_[worker]; }
@@ -48,6 +52,9 @@ class Dispatcher {
   // kWorkerLost at once. sink may be null when nobody cares.
   void submit(Task task, const std::optional<Slot>& payload, const std::optional<Slot>& reply,
               CompletionSink* sink, std::uint64_t tag);
+
+  // Frees all ids in [first, last] on a worker; nothing when it is retired.
+  void drop(int worker, std::uint64_t first, std::uint64_t last);
 
   // Handles all completions that are there; waits for at least one when `wait`.
   void poll(bool wait);

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -68,20 +69,28 @@ class FakeLink final : public WorkerLink {
     if (broken) return Error{ErrorCode::kProtocol, "broken", {}, {}, {}, {}};
     if (queue_.size() >= 16) return std::optional<std::uint64_t>{};
     task.request = next_request_++;
-    queue_.push_back(run(task, payload, reply));
+    queue_.emplace_back(run(task, payload, reply),
+                        reply ? std::optional<Slot>(*reply) : std::nullopt);
     if (payload != nullptr) release(*payload);
     return std::optional<std::uint64_t>{task.request};
   }
 
-  Result<std::optional<Completion>> poll(int) override {
+  void abandon(std::uint64_t request) override { abandoned_.insert(request); }
+
+  Result<std::optional<Completion>> poll(int timeout_ms) override {
     if (broken) return Error{ErrorCode::kProtocol, "broken", {}, {}, {}, {}};
-    if (queue_.empty()) return std::optional<Completion>{};
-    const Completion completion = queue_.front();
+    if (queue_.empty() || silent || (timeout_ms == 0 && is_lazy)) {
+      return std::optional<Completion>{};
+    }
+    const auto [completion, reply] = queue_.front();
     queue_.pop_front();
+    if (reply && abandoned_.erase(completion.request) > 0) release(*reply);
     return std::optional<Completion>{completion};
   }
 
   bool broken = false;
+  bool silent = false;   // takes tasks and never completes one
+  bool is_lazy = false;  // completes tasks only for a caller that waits
 
  private:
   class AlignedBytes {
@@ -145,7 +154,8 @@ class FakeLink final : public WorkerLink {
   std::vector<std::map<std::uint64_t, Stored>> stores_;
   std::vector<bool> lost_;
   std::map<std::uint32_t, AlignedBytes> slots_;
-  std::deque<Completion> queue_;
+  std::deque<std::pair<Completion, std::optional<Slot>>> queue_;
+  std::set<std::uint64_t> abandoned_;
   std::uint64_t free_bytes_;
   std::uint64_t max_slot_bytes_;
   std::uint32_t next_slot_ = 0;

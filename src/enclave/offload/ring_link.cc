@@ -100,12 +100,19 @@ Result<std::optional<std::uint64_t>> RingLink::submit(Task task, const Slot* pay
   task.payload_slab = payload_bytes > 0 ? payload->first_slab : 0;
   task.reply_slab = reply_bytes > 0 ? reply->first_slab : 0;
   task.reserved = 0;
-  Outstanding entry{reply_bytes, {}};
+  Outstanding entry{.reply_bytes = reply_bytes};
   if (payload_bytes > 0) entry.payload_slab = payload->first_slab;
+  if (reply_bytes > 0) entry.reply_slab = reply->first_slab;
   outstanding_.emplace(task.request, entry);
   submissions_.push(task);
   if (submissions_.peer_waits()) ring_doorbell(socket_.get());
   return std::optional<std::uint64_t>{task.request};
+}
+
+void RingLink::abandon(std::uint64_t request) {
+  if (const auto entry = outstanding_.find(request); entry != outstanding_.end()) {
+    entry->second.abandoned = true;
+  }
 }
 
 Result<std::optional<Completion>> RingLink::take() {
@@ -136,6 +143,9 @@ Result<std::optional<Completion>> RingLink::take() {
       return break_link("a completion of unknown status");
   }
   if (entry->second.payload_slab) slabs_.release(*entry->second.payload_slab);
+  if (entry->second.abandoned && entry->second.reply_slab) {
+    slabs_.release(*entry->second.reply_slab);
+  }
   outstanding_.erase(entry);
   return std::optional<Completion>{completion};
 }

@@ -49,12 +49,16 @@ class RingLink final : public WorkerLink {
   // At most geometry.entries tasks are outstanding at a time.
   Result<std::optional<std::uint64_t>> submit(Task task, const Slot* payload,
                                               const Slot* reply) override;
+  void abandon(std::uint64_t request) override;
   Result<std::optional<Completion>> poll(int timeout_ms) override;
+  bool is_broken() const { return broken_ != nullptr; }
 
  private:
   struct Outstanding {
     std::uint64_t reply_bytes = 0;
-    std::optional<std::uint32_t> payload_slab;  // released on completion
+    std::optional<std::uint32_t> payload_slab = {};  // released on completion
+    std::optional<std::uint32_t> reply_slab = {};    // the caller's until it is abandoned
+    bool abandoned = false;
   };
 
   Error broken_error() const;

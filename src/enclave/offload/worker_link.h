@@ -44,6 +44,10 @@ class WorkerLink {
   virtual Result<std::optional<std::uint64_t>> submit(Task task, const Slot* payload,
                                                       const Slot* reply) = 0;
 
+  // Nobody waits for this outstanding request any more: when it completes, the link releases its
+  // reply slot too.
+  virtual void abandon(std::uint64_t request) = 0;
+
   // The next completion, waiting at most timeout_ms (0: do not wait). Every completion matches
   // exactly one outstanding request, and bytes == its reply_bytes() when kOk. Error kProtocol: the
   // channel is broken for good (all later calls say the same).
