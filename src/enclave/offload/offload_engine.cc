@@ -59,6 +59,7 @@ struct OffloadEngine::Call {
   float* output = nullptr;
   bool wants_moments = false;
   std::vector<ProductChecks> forward_checks;  // by tile; operand side empty until issued
+  std::vector<bool> vectors_shared;           // by m-slice: tiles may have the same vectors
   std::vector<ColumnMoments> moments;         // by tile
   // backward
   const float* d_output = nullptr;
@@ -103,7 +104,11 @@ Status OffloadEngine::begin_step(StepMode mode) {
 
 Status OffloadEngine::end_step() {
   ++step_;
-  for (auto& step : steps_) step.reset();
+  // An operator that no gradient reaches had no backward.
+  for (auto& step : steps_) {
+    if (step != nullptr) drop_operands(*step);
+    step.reset();
+  }
   return res_.local->end_step();
 }
 
@@ -142,6 +147,7 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input, const floa
   call.output = output;
   call.wants_moments = moments != nullptr;
   call.forward_checks.resize(plan.tiles.size());
+  call.vectors_shared.assign(plan.m_slices.size(), true);
   call.moments.resize(plan.tiles.size());
   call.expected.resize(plan.tiles.size());
   call.resize_units(plan.tiles.size());
@@ -177,7 +183,7 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input, const floa
     steps_[op.index] = std::move(step);
   } else {
     const std::uint64_t last_id = res_.dispatcher->next_id();
-    for (int w = 0; w < static_cast<int>(workers); ++w) drop(w, first_id, last_id);
+    for (int w = 0; w < static_cast<int>(workers); ++w) res_.dispatcher->drop(w, first_id, last_id);
   }
   return {};
 }
@@ -224,15 +230,7 @@ Status OffloadEngine::backward(const LinearOp& op, const float* input, const flo
   call.resize_units(plan.groups.size());
 
   Status status = run(call);
-  // Everything of this operator: W', X' and what backward added.
-  for (int w = 0; w < res_.dispatcher->worker_count(); ++w) {
-    for (const auto& ids : step.weight_id) {
-      if (ids[w] != kNotResident) drop(w, ids[w], ids[w]);
-    }
-    for (const auto& ids : step.input_id) {
-      if (ids[w] != kNotResident) drop(w, ids[w], ids[w]);
-    }
-  }
+  drop_operands(step);
   steps_[op.index].reset();
   return status;
 }
@@ -259,16 +257,7 @@ Status OffloadEngine::run(Call& call) {
         issued = call.is_backward ? issue_gradients(call, unit, *worker)
                                   : issue_output(call, unit, *worker);
       }
-      if (!issued && !call.fatal) {
-        call.generation[unit] += 1;  // whatever is still on its way no longer counts
-        const TimeScope scope(*res_.ledger, TimeKind::kLinearTee);
-        if (call.is_backward) {
-          compute_gradients_inside(call, unit);
-        } else {
-          compute_output_inside(call, unit);
-        }
-        call.state[unit] = Call::Unit::kDone;
-      }
+      if (!issued && !call.fatal) do_inside(call, unit);
       res_.dispatcher->poll(false);
     }
     if (!open) break;
@@ -289,14 +278,15 @@ std::uint64_t OffloadEngine::note(const Call& call, int kind, int unit, int tile
   return call.number << 32 | (notes_.size() - 1);
 }
 
-void OffloadEngine::drop(int worker, std::uint64_t first, std::uint64_t last) {
-  if (!res_.dispatcher->alive(worker)) return;
-  Task task;
-  task.verb = Verb::kDrop;
-  task.worker = static_cast<std::uint32_t>(worker);
-  task.a = first;
-  task.b = last;
-  res_.dispatcher->submit(task, std::nullopt, std::nullopt, nullptr, 0);
+void OffloadEngine::drop_operands(const OperatorStep& step) {
+  for (int w = 0; w < res_.dispatcher->worker_count(); ++w) {
+    for (const auto& ids : step.weight_id) {
+      if (ids[w] != kNotResident) res_.dispatcher->drop(w, ids[w], ids[w]);
+    }
+    for (const auto& ids : step.input_id) {
+      if (ids[w] != kNotResident) res_.dispatcher->drop(w, ids[w], ids[w]);
+    }
+  }
 }
 
 // ---- issuing -----------------------------------------------------------------------------------
@@ -368,7 +358,8 @@ bool OffloadEngine::issue_output(Call& call, int unit, int worker) {
     const auto twin = std::find_if(call.plan->tiles.begin(), call.plan->tiles.begin() + unit,
                                    [&](const Tile& t) { return t.m_slice == tile.m_slice; });
     const auto twin_index = static_cast<int>(twin - call.plan->tiles.begin());
-    if (generation == 1 && twin_index != unit && call.generation[twin_index] == 1) {
+    if (call.vectors_shared[tile.m_slice] && generation == 1 && twin_index != unit &&
+        call.generation[twin_index] == 1) {
       call.forward_checks[unit] = call.forward_checks[twin_index];
     } else {
       call.forward_checks[unit] =
@@ -511,14 +502,25 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
                               last ? note(call, kWeightGradientNote, unit, -1, generation)
                                    : note(call, kPutNote, -1, -1, 0));
     }
-    drop(worker, put.result, put.result);
+    res_.dispatcher->drop(worker, put.result, put.result);
     if (moved_on()) return true;
   }
-  drop(worker, sum_id, sum_id);
+  res_.dispatcher->drop(worker, sum_id, sum_id);
   return true;
 }
 
-// ---- inside the enclave, when no worker is left ------------------------------------------------
+// ---- inside the enclave: no worker is left, or the numbers are beyond what a check can weigh ----
+
+void OffloadEngine::do_inside(Call& call, int unit) {
+  call.generation[unit] += 1;  // whatever is still on its way no longer counts
+  const TimeScope scope(*res_.ledger, TimeKind::kLinearTee);
+  if (call.is_backward) {
+    compute_gradients_inside(call, unit);
+  } else {
+    compute_output_inside(call, unit);
+  }
+  call.state[unit] = Call::Unit::kDone;
+}
 
 void OffloadEngine::compute_output_inside(Call& call, int unit) {
   const Tile& tile = call.plan->tiles[unit];
@@ -564,14 +566,6 @@ void OffloadEngine::on_completion(std::uint64_t tag, int worker, const Completio
   }
   Call& call = *call_;
   const TaskNote task = notes_[index];
-  if (completion.status == TaskStatus::kOutOfMemory && !call.fatal) {
-    call.fatal = Error{ErrorCode::kOutOfMemory,
-                       "a worker ran out of memory for operands",
-                       "worker " + std::to_string(worker),
-                       "",
-                       std::to_string((completion.detail >> 20) + 1) + " MiB short",
-                       "use a smaller --batch, more workers, or a larger --worker-memory"};
-  }
   if (completion.status != TaskStatus::kOk) {
     if (reply) res_.dispatcher->release(*reply);
     if (!call.fatal) fail_worker(call, worker, EngineEvent::Kind::kLost, status_text(completion));
@@ -608,6 +602,20 @@ void OffloadEngine::fail_worker(Call& call, int worker, EngineEvent::Kind kind,
   }
 }
 
+// A refusal tells the workers something about the vectors that it was given with. Whatever else
+// would be judged with them is multiplied again and judged with new ones.
+void OffloadEngine::retire_vectors(Call& call, int m_slice) {
+  if (!call.vectors_shared[m_slice]) return;
+  call.vectors_shared[m_slice] = false;
+  for (std::size_t unit = 0; unit < call.state.size(); ++unit) {
+    if (call.plan->tiles[unit].m_slice != m_slice || call.state[unit] != Call::Unit::kIssued) {
+      continue;
+    }
+    call.state[unit] = Call::Unit::kTodo;
+    call.generation[unit] += 1;
+  }
+}
+
 void OffloadEngine::verdict(Call& call, int unit, int worker, bool passed, const char* product) {
   EngineStats& stats = *res_.stats;
   stats.checks_done += 1;
@@ -619,6 +627,7 @@ void OffloadEngine::verdict(Call& call, int unit, int worker, bool passed, const
   stats.workers[worker].tampered += 1;
   fail_worker(call, worker, EngineEvent::Kind::kTampered,
               std::string("wrong result: ") + product + " product, part " + std::to_string(unit));
+  if (!call.is_backward) retire_vectors(call, call.plan->tiles[unit].m_slice);
   if (options_.on_tamper == TamperPolicy::kAbort) {
     call.fatal = Error{
         ErrorCode::kTampered,
@@ -641,6 +650,7 @@ void OffloadEngine::finish_output(Call& call, int unit, const Slot& reply, int w
                            call.wants_moments ? &call.moments[unit] : nullptr,
                            tallies_[call.plan->op.index].forward);
   }
+  if (!passed && !call.expected[unit].is_finite()) return do_inside(call, unit);
   if (passed) call.state[unit] = Call::Unit::kDone;
   verdict(call, unit, worker, passed, "forward");
 }
@@ -656,6 +666,7 @@ void OffloadEngine::finish_input_gradient(Call& call, int unit, int tile_index, 
                                    call.expected[tile_index], call.input_applied[tile_index],
                                    call.d_input, tallies_[call.plan->op.index].input_gradient);
   }
+  if (!passed && !call.expected[tile_index].is_finite()) return do_inside(call, unit);
   if (passed) call.input_done[tile_index] = true;
   const auto& tiles = call.plan->groups[unit].tiles;
   if (passed && call.weight_done[unit] &&
@@ -680,6 +691,7 @@ void OffloadEngine::finish_weight_gradient(Call& call, int unit, const Slot& rep
                                call.weight_expected[unit], inner, call.weight_applied[unit],
                                call.d_weights, tallies_[call.plan->op.index].weight_gradient);
   }
+  if (!passed && !call.weight_expected[unit].is_finite()) return do_inside(call, unit);
   if (passed) call.weight_done[unit] = true;
   if (passed && std::all_of(group.tiles.begin(), group.tiles.end(),
                             [&](int t) { return call.input_done[t]; })) {
@@ -691,13 +703,14 @@ void OffloadEngine::finish_weight_gradient(Call& call, int unit, const Slot& rep
 void OffloadEngine::report_soundness(std::vector<ProductSoundness>& out) const {
   for (const OpPlan& op : plan_.ops) {
     const ProductTallies& t = tallies_[op.op.index];
-    const auto append = [&](const char* product, int rounds, const ToleranceTally& tally) {
+    const auto append = [&](const char* product, int rounds, std::int64_t inner,
+                            const ToleranceTally& tally) {
       if (tally.checks == 0) return;
-      out.push_back({op.op.name, product, rounds, tally.tolerance_over_rms(), tally.checks});
+      out.push_back({op.op.name, product, rounds, inner, tally.tolerance_over_rms(), tally.checks});
     };
-    append("forward", op.rounds_forward, t.forward);
-    append("weight gradient", op.rounds_weight_gradient, t.weight_gradient);
-    append("input gradient", op.rounds_input_gradient, t.input_gradient);
+    append("forward", op.rounds_forward, op.op.geometry.n(), t.forward);
+    append("weight gradient", op.rounds_weight_gradient, op.longest_gradient(), t.weight_gradient);
+    append("input gradient", op.rounds_input_gradient, op.widest_slice(), t.input_gradient);
   }
 }
 

@@ -69,20 +69,22 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   void finish_input_gradient(Call& call, int unit, int tile, const Slot& reply, int worker);
   void finish_weight_gradient(Call& call, int unit, const Slot& reply, int worker);
   void verdict(Call& call, int unit, int worker, bool passed, const char* product);
+  void retire_vectors(Call& call, int m_slice);
   void fail_worker(Call& call, int worker, EngineEvent::Kind kind, const std::string& detail);
 
   Status run(Call& call);
   // False when workers cannot be used (any more): do it inside.
   bool issue_output(Call& call, int unit, int worker);
   bool issue_gradients(Call& call, int unit, int worker);
+  void do_inside(Call& call, int unit);
   void compute_output_inside(Call& call, int unit);
   void compute_gradients_inside(Call& call, int unit);
   bool ensure_weights(Call& call, int m_slice, int worker);
   bool ensure_input(Call& call, int tile, int worker);
   void refresh_projections(Call& call, int unit);
 
+  void drop_operands(const OperatorStep& step);
   std::uint64_t note(const Call& call, int kind, int unit, int tile, std::uint32_t generation);
-  void drop(int worker, std::uint64_t first, std::uint64_t last);
 
   Plan plan_;
   const EngineOptions options_;

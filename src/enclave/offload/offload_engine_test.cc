@@ -68,8 +68,8 @@ struct Tensors {
 class Job {
  public:
   Job(const std::vector<ConvGeometry>& geometries, Scheme scheme, FakeLink& link,
-      TamperPolicy on_tamper = TamperPolicy::kContinue)
-      : pool_(2), local_(pool_, ledger_), dispatcher_(link, stats_, ledger_, 2000) {
+      TamperPolicy on_tamper = TamperPolicy::kContinue, int stall_timeout_ms = 2000)
+      : pool_(2), local_(pool_, ledger_), dispatcher_(link, stats_, ledger_, stall_timeout_ms) {
     PlanOptions options;
     options.scheme = scheme;
     options.policy = OffloadPolicy::kAll;
@@ -250,21 +250,33 @@ TEST(OffloadEngine, InferenceLeavesNothingBehind) {
   EXPECT_EQ(link.resident(0) + link.resident(1), 0U);
 }
 
-// Whatever task a worker dies on, the step's results are those of an undisturbed one.
+std::size_t distinct_payloads(const FakeLink& link) {
+  std::set<std::vector<float>> distinct;
+  for (const FakeLink::Received& received : link.received) distinct.insert(received.payload);
+  return distinct.size();
+}
+
+// Whatever task a worker dies on, the step's results are those of an undisturbed one, and what is
+// sent again is byte for byte what was sent before: two encodings of one operand would be more than
+// an undisturbed step shows.
 TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
   const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1),
                                              fully_connected(16, 60, 40)};
   std::vector<Tensors> want(geometries.begin(), geometries.end());
   int tasks = 0;
+  std::size_t payloads = 0;
   {
     FakeLink link(2, kSharedBytes);
+    link.record = true;
     link.loses_worker = [&](const Task&) { return ++tasks == 0; };
     Job job(geometries, Scheme::kTempo, link);
     ASSERT_TRUE(job.step(want).ok());
+    payloads = distinct_payloads(link);
   }
   ASSERT_GT(tasks, 20);
   for (int fatal_task = 1; fatal_task <= tasks; ++fatal_task) {
     FakeLink link(2, kSharedBytes);
+    link.record = true;
     int seen = 0;
     link.loses_worker = [&](const Task&) { return ++seen == fatal_task; };
     Job job(geometries, Scheme::kTempo, link);
@@ -274,9 +286,80 @@ TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
     for (std::size_t i = 0; i < geometries.size(); ++i) {
       expect_same(got[i], want[i], "lost at task " + std::to_string(fatal_task));
     }
+    EXPECT_EQ(distinct_payloads(link), payloads) << "lost at task " << fatal_task;
     EXPECT_EQ(job.stats().checks_failed, 0U);
     EXPECT_EQ(link.slots_in_use(), 0U);
   }
+}
+
+// All tiles of a slice are judged with the same vectors. After a refusal, what the workers have not
+// been told of yet is multiplied again and judged with new ones.
+TEST(OffloadEngine, ARefusalRetiresTheVectorsOfItsSlice) {
+  const std::vector<ConvGeometry> geometries{conv(8, 12, 8, 16, 3, 1, 1)};
+  FakeLink link(3, kSharedBytes);
+  link.is_lazy = true;  // every tile is issued before the first verdict
+  int forward = 0;
+  std::set<std::uint64_t> tiles;
+  link.after_multiply = [&](const Task& task, std::vector<float>& result) {
+    if ((task.flags & kTransposeB) == 0) return;
+    ++forward;
+    tiles.insert(task.a);
+    if (task.worker == 0 && forward == 1) result[0] += 1;
+  };
+  Job job(geometries, Scheme::kTempo, link);
+  std::vector<Tensors> got(geometries.begin(), geometries.end());
+  std::vector<Tensors> want(geometries.begin(), geometries.end());
+  ASSERT_TRUE(job.step(got).ok());
+  job.reference_step(want);
+  expect_same(got[0], want[0], "after a refusal");
+  EXPECT_EQ(job.stats().checks_failed, 1U);
+  const auto slices = static_cast<int>(job.engine().plan().ops[0].p_slices.size());
+  ASSERT_GE(slices, 3);
+  EXPECT_EQ(forward, 2 * slices) << "every tile once more";
+}
+
+// An off-loader that takes tasks and never completes one: its queue stays full for good.
+TEST(OffloadEngine, GoesOnAloneWhenTheQueueIsNeverServed) {
+  const std::vector<ConvGeometry> geometries{conv(32, 12, 8, 16, 3, 1, 1)};
+  FakeLink link(3, kSharedBytes);
+  link.silent = true;
+  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 200);
+  std::vector<Tensors> got(geometries.begin(), geometries.end());
+  std::vector<Tensors> want(geometries.begin(), geometries.end());
+  ASSERT_TRUE(job.step(got).ok());
+  job.reference_step(want);
+  ASSERT_GT(job.engine().plan().ops[0].tiles.size(), 8U) << "more tasks than the queue holds";
+  expect_same(got[0], want[0], "silent");
+  for (const WorkerStats& worker : job.stats().workers) EXPECT_TRUE(worker.lost);
+}
+
+// Operands so large that their sums overflow say nothing about the worker.
+TEST(OffloadEngine, DoesInsideWhatNoCheckCanWeigh) {
+  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
+  FakeLink link(2, kSharedBytes);
+  Job job(geometries, Scheme::kTempo, link);
+  std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+  for (float& x : tensors[0].input) x *= 1e25F;
+  ASSERT_TRUE(job.step(tensors).ok());
+  EXPECT_EQ(job.stats().checks_failed, 0U);
+  for (const WorkerStats& worker : job.stats().workers) EXPECT_FALSE(worker.lost);
+  for (const float x : tensors[0].output) ASSERT_TRUE(std::isfinite(x));
+}
+
+TEST(OffloadEngine, LeavesNothingBehindOfAnOperatorWithoutBackward) {
+  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
+  FakeLink link(2, kSharedBytes);
+  Job job(geometries, Scheme::kTempo, link);
+  std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+  Tensors& t = tensors[0];
+  ASSERT_TRUE(job.engine().begin_step(StepMode::kTraining).ok());
+  ASSERT_TRUE(job.engine()
+                  .forward(job.ops()[0], t.input.data(), t.weights.data(), t.bias.data(),
+                           t.output.data(), nullptr)
+                  .ok());
+  EXPECT_GT(link.resident(0) + link.resident(1), 0U);
+  ASSERT_TRUE(job.engine().end_step().ok());
+  EXPECT_EQ(link.resident(0) + link.resident(1), 0U);
 }
 
 TEST(OffloadEngine, GoesOnAloneWithoutWorkers) {
@@ -490,7 +573,7 @@ TEST(WhatLeaves, KeysDifferBetweenStepsLayersAndTiles) {
 }
 
 TEST(WhatLeaves, EqualOperandsUnderFreshKeysAreUncorrelated) {
-  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
+  const std::vector<ConvGeometry> geometries{conv(8, 12, 32, 256, 3, 1, 1)};
   FakeLink link(1, kSharedBytes);
   link.record = true;
   Job job(geometries, Scheme::kTempo, link);
@@ -507,6 +590,7 @@ TEST(WhatLeaves, EqualOperandsUnderFreshKeysAreUncorrelated) {
     // Rows and columns share scales, so that entries are not independent: allow for the number of
     // rows and columns, not of entries.
     const double independent = std::min(link.received[i].task.rows, link.received[i].task.cols);
+    ASSERT_GE(independent, 150);
     EXPECT_LT(std::fabs(correlation(first, second)), 5 / std::sqrt(independent));
   }
 }

@@ -133,6 +133,12 @@ void ExpectedRows::reset(std::size_t rows, int rounds) {
   magnitude.assign(rows, 0.0);
 }
 
+bool ExpectedRows::is_finite() const {
+  const auto finite = [](double v) { return std::isfinite(v); };
+  return std::all_of(sums.begin(), sums.end(), finite) &&
+         std::all_of(magnitude.begin(), magnitude.end(), finite);
+}
+
 void ToleranceTally::add(const ToleranceTally& other) {
   tolerance_squared += other.tolerance_squared;
   result_squared += other.result_squared;

@@ -55,6 +55,9 @@ struct ExpectedRows {
   std::vector<double> sums;       // rows x rounds
   std::vector<double> magnitude;  // rows
   void reset(std::size_t rows, int rounds);
+  // False when the operands are so large that sums or magnitudes overflow: such rows cannot be
+  // checked, whatever the worker returned.
+  bool is_finite() const;
 };
 
 // What the rows of X contribute to the check of the weight gradient.
