@@ -9,6 +9,7 @@ namespace tempo {
 namespace {
 
 constexpr double kUniformValues = 0x1p16;
+constexpr double kLargeError = 1e30;  // squared
 
 bool makes_sense(const SoundnessGoal& goal) {
   return goal.t > 0 && goal.tamper_size > 0 && goal.checks > 0 && std::isfinite(goal.checks);
@@ -27,17 +28,28 @@ double miss_probability(double tolerance, double e, CheckDistribution distributi
   return std::min(1.0, tolerance / (std::sqrt(3.0) * e) + 1 / kUniformValues);
 }
 
+double largest_error_miss_probability(std::int64_t inner, CheckDistribution distribution) {
+  // The error is all of the result, and the result's size over the operands' is beyond `inner`.
+  return miss_probability(
+      row_tolerance(inner, kLargeError / static_cast<double>(inner + 1), kLargeError),
+      std::sqrt(kLargeError), distribution);
+}
+
 int rounds_needed(const CheckShape& shape, const SoundnessGoal& goal) {
   if (shape.inner < 1 || shape.cols < 1 || !makes_sense(goal)) return 0;
   const double tolerance = expected_tolerance_over_rms(shape);
   for (int rounds = 1; rounds <= kMaxRounds; ++rounds) {
-    if (soundness_reached(tolerance, rounds, goal) <= goal.t) return rounds;
+    if (soundness_reached(tolerance, shape.inner, rounds, goal) <= goal.t) return rounds;
   }
   return 0;
 }
 
-double soundness_reached(double tolerance_over_rms, int rounds, const SoundnessGoal& goal) {
-  const double q = miss_probability(tolerance_over_rms, goal.tamper_size, goal.distribution);
+double soundness_reached(double tolerance_over_rms, std::int64_t inner, int rounds,
+                         const SoundnessGoal& goal) {
+  // The chance falls with the size of the error, and rises again towards its limit.
+  const double q =
+      std::max(miss_probability(tolerance_over_rms, goal.tamper_size, goal.distribution),
+               largest_error_miss_probability(inner, goal.distribution));
   return std::min(1.0, goal.checks * std::pow(q, rounds));
 }
 

@@ -32,8 +32,8 @@ TEST(Soundness, RoundsReachTheGoalAndOneFewerDoesNot) {
       const int rounds = rounds_needed(shape, goal);
       ASSERT_GT(rounds, 1);
       const double tolerance = expected_tolerance_over_rms(shape);
-      EXPECT_LE(soundness_reached(tolerance, rounds, goal), goal.t);
-      EXPECT_GT(soundness_reached(tolerance, rounds - 1, goal), goal.t);
+      EXPECT_LE(soundness_reached(tolerance, shape.inner, rounds, goal), goal.t);
+      EXPECT_GT(soundness_reached(tolerance, shape.inner, rounds - 1, goal), goal.t);
     }
   }
 }
@@ -73,10 +73,21 @@ TEST(Soundness, ZeroRoundsWhereNoneSuffice) {
   EXPECT_EQ(rounds_needed({64, 64}, {1e-6, 0.01, std::numeric_limits<double>::infinity(), {}}), 0);
 }
 
+TEST(Soundness, CoversErrorsOfAnySize) {
+  // sqrt(3) q = 4 * 2^-24 * (sqrt(25088) + 4) * sqrt(1 + 25088 / 16), and 2^-16.
+  const double q = largest_error_miss_probability(25088, CheckDistribution::kUniform);
+  EXPECT_NEAR(q, 9.007e-4, 1e-7);
+  // So that errors of rms size, which are easier to see, do not decide alone.
+  EXPECT_GT(q, miss_probability(expected_tolerance_over_rms({25088, 1}), 1, {}));
+  EXPECT_DOUBLE_EQ(
+      soundness_reached(expected_tolerance_over_rms({25088, 1}), 25088, 2, {1e-6, 1, 1, {}}),
+      q * q);
+}
+
 TEST(Soundness, ReachedIsAProbability) {
-  EXPECT_EQ(soundness_reached(1e-4, 0, {1e-6, 0.01, 1e6, {}}), 1.0);
-  EXPECT_EQ(soundness_reached(1e-1, 4, {1e-6, 0.01, 1e6, {}}), 1.0);
-  const double t = soundness_reached(1e-4, 4, {1e-6, 0.01, 1e6, {}});
+  EXPECT_EQ(soundness_reached(1e-4, 64, 0, {1e-6, 0.01, 1e6, {}}), 1.0);
+  EXPECT_EQ(soundness_reached(1e-1, 64, 4, {1e-6, 0.01, 1e6, {}}), 1.0);
+  const double t = soundness_reached(1e-4, 64, 4, {1e-6, 0.01, 1e6, {}});
   EXPECT_NEAR(t, 1e6 * std::pow(0.01 / std::sqrt(3.0) + 1.0 / 65536, 4), 1e-9);
 }
 

@@ -30,6 +30,7 @@ struct ProductSoundness {
   std::string operator_name;
   std::string product;  // "forward", "weight gradient", "input gradient"
   int rounds = 0;
+  std::int64_t inner = 0;  // longest dot products
   double tolerance_over_rms = 0;
   std::uint64_t checks = 0;
 };

@@ -2,7 +2,7 @@
 // Linear operators: what a convolution or fully connected layer is once it is lowered to a matrix
 // product, and the interface of whatever computes it (inside the enclave, or on workers).
 //
-// Lowering (paper section III; notes.md): with positions as rows,
+// Lowering (paper section III): with positions as rows,
 //   forward          Z  (p x m) = X (p x n) W^T        W is m x n
 //   weight gradient  dW (m x n) = D^T (m x p) X        D = dL/dZ, p x m
 //   input gradient   dX (p x n) = D W

@@ -143,8 +143,12 @@ void estimate_costs(const PlanOptions& options, OpPlan& plan) {
 }
 
 void place(const PlanOptions& options, OpPlan& plan) {
+  const auto widest_row = static_cast<std::uint64_t>(
+      std::max({plan.op.geometry.n(), plan.op.geometry.m(), std::int64_t{1}}));
   if (!offloads(options.scheme)) {
     plan.reason = "scheme local";
+  } else if (widest_row > options.max_slot_bytes / sizeof(float)) {
+    plan.reason = "one row is larger than a slot of the ring";
   } else if (options.policy == OffloadPolicy::kNone) {
     plan.reason = "--offload none";
   } else if (options.policy == OffloadPolicy::kAll) {
@@ -167,7 +171,7 @@ Error unreachable_goal(const OpPlan& plan) {
 }
 
 Status choose_rounds(const PlanOptions& options, const SoundnessGoal& goal, OpPlan& plan) {
-  const std::int64_t features = widest(plan.m_slices);
+  const std::int64_t features = plan.widest_slice();
   plan.rounds_forward = rounds_needed({plan.op.geometry.n(), features}, goal);
   if (plan.rounds_forward == 0) return unreachable_goal(plan);
   if (options.mode == StepMode::kInference) return {};
@@ -176,9 +180,8 @@ Status choose_rounds(const PlanOptions& options, const SoundnessGoal& goal, OpPl
     if (plan.rounds_input_gradient == 0) return unreachable_goal(plan);
   }
   if (!plan.op.needs_weight_gradient) return {};
-  std::int64_t inner = 1;
-  for (const GradientGroup& group : plan.groups) inner = std::max(inner, group_inner(plan, group));
-  plan.rounds_weight_gradient = rounds_needed({inner, plan.op.geometry.n()}, goal);
+  plan.rounds_weight_gradient =
+      rounds_needed({plan.longest_gradient(), plan.op.geometry.n()}, goal);
   if (plan.rounds_weight_gradient == 0) return unreachable_goal(plan);
   return {};
 }
@@ -229,7 +232,28 @@ Status check_worker_memory(const PlanOptions& options, Plan& plan) {
   return {};
 }
 
+// Backward, the rows of a refused product that passed stay where they were added. A worker is
+// refused once, so that this many rows more may each be wrong with the chance of a product.
+double rows_of_refused_products(const PlanOptions& options, const Plan& plan) {
+  std::int64_t rows = 0;
+  for (const OpPlan& entry : plan.ops) {
+    if (!entry.offloaded || options.mode == StepMode::kInference) continue;
+    rows = std::max({rows, widest(entry.p_slices), widest(entry.m_slices)});
+  }
+  return static_cast<double>(rows) * static_cast<double>(options.workers.size());
+}
+
 }  // namespace
+
+std::int64_t OpPlan::widest_slice() const {
+  return widest(m_slices);
+}
+
+std::int64_t OpPlan::longest_gradient() const {
+  std::int64_t longest = 1;
+  for (const GradientGroup& group : groups) longest = std::max(longest, group_inner(*this, group));
+  return longest;
+}
 
 Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& options) {
   Plan plan;
@@ -265,7 +289,8 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     plan.bytes_from_workers += entry.bytes_from_workers;
     plan.products += entry.products;
   }
-  goal.checks = std::max(1.0, static_cast<double>(plan.products) * options.products_factor);
+  goal.checks = std::max(1.0, static_cast<double>(plan.products) * options.products_factor) +
+                rows_of_refused_products(options, plan);
   for (OpPlan& entry : plan.ops) {
     if (!entry.offloaded) continue;
     TEMPO_RETURN_IF_ERROR(choose_rounds(options, goal, entry));

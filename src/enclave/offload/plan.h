@@ -76,6 +76,9 @@ struct OpPlan {
   double offloaded_cost_ms = 0;          // enclave core-ms a step when offloaded (estimate)
   double local_cost_ms = 0;              // enclave core-ms a step when kept (estimate)
   std::int64_t products = 0;             // checked products a step
+
+  std::int64_t widest_slice() const;      // out-features
+  std::int64_t longest_gradient() const;  // positions summed in one weight gradient, at most
 };
 
 struct Plan {
