@@ -152,12 +152,15 @@ TEST_F(ProcessTest, TrainsOnEncodedOperandsAndPredicts) {
 
   const ProgramResult infer = work_.run(
       {program("tempo"), "infer", "--model", (work_ / "out.onnx").string(), "--data",
-       "npy:" + (work_ / "xt.npy").string() + "," + (work_ / "yt.npy").string(), "--mean",
-       r["data"]["mean"][0].dump(), "--std", r["data"]["deviation"][0].dump(), "--offload", "all",
+       "npy:" + (work_ / "xt.npy").string() + "," + (work_ / "yt.npy").string(), "--offload", "all",
        "--workers", "local:2", "-o", (work_ / "p.npy").string(), "--report", report_path()});
   ASSERT_EQ(infer.exit_code, 0) << infer.err;
   EXPECT_EQ(std::filesystem::file_size(work_ / "p.npy"), 128 + kTestSamples * kClasses * 4);
   EXPECT_GT(report()["checks"]["done"].get<int>(), 0);
+  // The trained model carries the normalisation of the data that it was trained on.
+  EXPECT_EQ(report()["data"]["normalisation_from"], "the model");
+  EXPECT_EQ(report()["data"]["mean"], r["data"]["mean"]);
+  EXPECT_EQ(report()["data"]["deviation"], r["data"]["deviation"]);
   // The exported statistics serve inference: the trained model is as good as it was.
   EXPECT_NEAR(report()["accuracy"][0].get<double>(), r["accuracy"][1].get<double>(), 1e-9);
 }
@@ -226,8 +229,11 @@ TEST_F(ProcessTest, AbortsOnTamperWhenAsked) {
 TEST_F(ProcessTest, AnInterruptKeepsTheModelSoFar) {
   const std::string model = make_model("resnet20");
   const ProgramResult run =
-      work_.run(train_command(model, {"--epochs", "1000"}), 60, [](pid_t pid) {
-        std::this_thread::sleep_for(std::chrono::seconds(4));
+      work_.run(train_command(model, {"--epochs", "1000"}), 120, [&](pid_t pid) {
+        for (int i = 0; i < 6000 && read_file(work_ / "stderr").find("step ") == std::string::npos;
+             ++i) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        }
         ::kill(pid, SIGINT);
       });
   EXPECT_EQ(run.exit_code, 10) << run.err;

@@ -30,6 +30,26 @@ Result<OnnxModel> OnnxModel::import(std::span<const std::byte> file, const Impor
   return model;
 }
 
+std::string OnnxModel::metadata(const std::string& key) const {
+  TEMPO_ASSERT(proto_ != nullptr);
+  for (const onnx::StringStringEntryProto& entry : proto_->model.metadata_props()) {
+    if (entry.key() == key) return entry.value();
+  }
+  return "";
+}
+
+void OnnxModel::set_metadata(const std::string& key, const std::string& value) {
+  TEMPO_ASSERT(proto_ != nullptr);
+  for (onnx::StringStringEntryProto& entry : *proto_->model.mutable_metadata_props()) {
+    if (entry.key() != key) continue;
+    entry.set_value(value);
+    return;
+  }
+  onnx::StringStringEntryProto* entry = proto_->model.add_metadata_props();
+  entry->set_key(key);
+  entry->set_value(value);
+}
+
 Result<std::vector<std::byte>> OnnxModel::export_file() const {
   TEMPO_ASSERT(proto_ != nullptr);
   onnx::ModelProto model = proto_->model;

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "enclave/graph/graph.h"
@@ -27,6 +28,10 @@ class OnnxModel {
   // The model with the graph's current parameters and statistics, in ONNX layout, in inference
   // form: BatchNormalization in inference mode, Dropout inert. Everything else as imported.
   Result<std::vector<std::byte>> export_file() const;
+
+  // The file's metadata_props: free text by key. Empty when there is no such key.
+  std::string metadata(const std::string& key) const;
+  void set_metadata(const std::string& key, const std::string& value);
 
   Graph graph;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "enclave/integrity/soundness.h"
@@ -38,6 +39,10 @@ JobEngines::JobEngines(const JobSpec& spec, Scheme scheme, WorkerLink* link,
       spec.binary_checks ? CheckDistribution::kBinary : CheckDistribution::kUniform;
   if (link_ != nullptr) {
     dispatcher_ = std::make_unique<Dispatcher>(*link_, stats_, ledger_, kStallTimeoutMs);
+    // What a job that ended in the middle of a step has left on them.
+    for (int w = 0; w < dispatcher_->worker_count(); ++w) {
+      dispatcher_->drop(w, 0, std::numeric_limits<std::uint64_t>::max());
+    }
   }
 }
 
@@ -98,7 +103,8 @@ EngineStats JobEngines::stats() const {
   for (const ProductSoundness& product : stats.soundness) {
     SoundnessGoal goal = goal_;
     goal.checks = static_cast<double>(product.checks);
-    stats.soundness_reached += soundness_reached(product.tolerance_over_rms, product.rounds, goal);
+    stats.soundness_reached +=
+        soundness_reached(product.tolerance_over_rms, product.inner, product.rounds, goal);
   }
   stats.soundness_reached = std::min(stats.soundness_reached, 1.0);
   return stats;

@@ -85,10 +85,11 @@ struct Runner::Job {
   explicit Job(JobSpec job_spec, int threads) : spec(std::move(job_spec)), pool(threads) {}
 };
 
+// Never more than there are cores, whatever a job asks for.
 int thread_count(const JobSpec& spec, const EnclaveOptions& options) {
-  if (spec.threads > 0) return spec.threads;
-  if (options.threads > 0) return options.threads;
-  return static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  const int cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  const int wanted = spec.threads > 0 ? spec.threads : options.threads;
+  return wanted > 0 ? std::min(wanted, cores) : cores;
 }
 
 Result<WorkerLink*> Runner::link(const JobSpec& spec, Scheme scheme) {
@@ -101,6 +102,7 @@ Result<WorkerLink*> Runner::link(const JobSpec& spec, Scheme scheme) {
                  "nothing",
                  "start it with --offloader, or use --scheme local"};
   }
+  if (link_ != nullptr && link_->is_broken()) link_.reset();
   if (link_ == nullptr) {
     auto attached = RingLink::attach(options_.offloader_path, RingGeometry{});
     if (!attached.ok()) return attached.error();
@@ -111,7 +113,7 @@ Result<WorkerLink*> Runner::link(const JobSpec& spec, Scheme scheme) {
 
 // Activations and parameters of all executors that the job will make, and the plans' own needs.
 Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec, int channel_block,
-                                       std::int64_t train_samples, bool evaluates) {
+                                       std::int64_t train_samples, std::int64_t test_samples) {
   MemoryEstimate memory;
   memory.program = kProgramBytes;
   const auto add = [&](std::int64_t batch, StepMode mode) -> Status {
@@ -130,9 +132,20 @@ Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec, 
     (tensor.kind == TensorKind::kParameter ? trained : fixed) +=
         tensor.floats.size() * sizeof(float);
   }
+  const std::int64_t inference_batch =
+      test_samples == 0 ? spec.batch : std::min(spec.batch, test_samples);
   if (spec.kind == JobKind::kInfer) {
-    TEMPO_RETURN_IF_ERROR(add(spec.batch, StepMode::kInference));
+    TEMPO_RETURN_IF_ERROR(add(inference_batch, StepMode::kInference));
     memory.parameters = trained + fixed;
+    // The predictions, and the file that they are copied to.
+    const auto outputs = infer_shapes(graph, 1);
+    if (!outputs.ok()) return outputs.error();
+    const std::int64_t classes =
+        element_count((*outputs)[static_cast<std::size_t>(graph.outputs[0])]);
+    constexpr double kLimit = 1e18;  // more than any memory; keeps the sum from overflowing
+    const double bytes = static_cast<double>(test_samples) * static_cast<double>(classes) *
+                         static_cast<double>(2 * sizeof(float));
+    memory.data = static_cast<std::uint64_t>(std::min(bytes, kLimit));
     return memory;
   }
   int executors = 0;
@@ -140,11 +153,13 @@ Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec, 
     TEMPO_RETURN_IF_ERROR(add(spec.batch, StepMode::kTraining));
     ++executors;
   }
-  if (const std::int64_t rest = train_samples % spec.batch; rest > 0) {
+  // A rest that a limit on steps leaves out has no executor.
+  const bool reaches_rest = spec.steps == 0 || spec.steps >= ceil_div(train_samples, spec.batch);
+  if (const std::int64_t rest = train_samples % spec.batch; rest > 0 && reaches_rest) {
     TEMPO_RETURN_IF_ERROR(add(rest, StepMode::kTraining));
     ++executors;
   }
-  if (evaluates) TEMPO_RETURN_IF_ERROR(add(spec.batch, StepMode::kInference));
+  if (test_samples > 0) TEMPO_RETURN_IF_ERROR(add(inference_batch, StepMode::kInference));
   // Weights, momentum, and gradients an executor.
   memory.parameters = fixed + trained * static_cast<std::uint64_t>(2 + executors);
   return memory;
@@ -222,11 +237,32 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
   trainer->reset();  // the graph is whole again: a last Softmax is out of it while training
   job.report.model = summarise_model(graph, classes);
   if (status.ok() || status.error().code == ErrorCode::kInterrupted) {
+    job.model.set_metadata(kMeanMetadata, numbers_text(normalisation->mean));
+    job.model.set_metadata(kDeviationMetadata, numbers_text(normalisation->deviation));
     auto file = job.model.export_file();
     if (!file.ok()) return file.error();
     outputs.model = std::move(file).value();
   }
   return status;
+}
+
+// What was given, else what the model was trained with, else that of the data.
+Result<Normalisation> normalisation_for(const OnnxModel& model, DataSpec spec, const Dataset& data,
+                                        ThreadPool& pool) {
+  const std::string mean = model.metadata(kMeanMetadata);
+  const std::string deviation = model.metadata(kDeviationMetadata);
+  const bool is_recorded = spec.mean.empty() && !mean.empty() && !deviation.empty();
+  if (is_recorded) {
+    auto means = parse_numbers(mean, kMeanMetadata);
+    if (!means.ok()) return means.error();
+    auto deviations = parse_numbers(deviation, kDeviationMetadata);
+    if (!deviations.ok()) return deviations.error();
+    spec.mean = std::move(means).value();
+    spec.deviation = std::move(deviations).value();
+  }
+  auto normalisation = make_normalisation(spec, data, pool);
+  if (normalisation.ok() && is_recorded) normalisation->origin = "the model";
+  return normalisation;
 }
 
 Status Runner::predict(Job& job, std::atomic<bool>& stop,
@@ -237,7 +273,7 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
   if (!linked.ok()) return linked.error();
   const Dataset& data = job.data.test.empty() ? job.data.train : job.data.test;
   const Dataset& reference = job.data.train.empty() ? data : job.data.train;
-  auto normalisation = make_normalisation(job.spec.data, reference, job.pool);
+  auto normalisation = normalisation_for(job.model, job.spec.data, reference, job.pool);
   if (!normalisation.ok()) return normalisation.error();
   JobEngines engines(job.spec, job.scheme, *linked, job.train_steps, job.inference_steps, hooks_,
                      job.pool, job.ledger);
@@ -322,11 +358,10 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   job.inference_steps = (kind == JobKind::kTrain ? job.spec.epochs : 1) *
                         std::max<std::int64_t>(1, ceil_div(test_samples, job.spec.batch));
   const int block = job.scheme == Scheme::kLocal ? preferred_channel_block() : 0;
-  auto memory = estimate_memory(job.model.graph, job.spec, block, train_samples,
-                                kind == JobKind::kTrain && test_samples > 0);
+  auto memory = estimate_memory(job.model.graph, job.spec, block, train_samples, test_samples);
   if (!memory.ok()) return memory.error();
   job.memory = *memory;
-  job.memory.data = job.data_bytes;
+  job.memory.data += job.data_bytes;
 
   if (kind == JobKind::kPlan) return make_plan_report(job, outputs);
   TEMPO_RETURN_IF_ERROR(refuse_if_too_large(job));

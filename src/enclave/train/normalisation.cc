@@ -1,5 +1,7 @@
 #include "enclave/train/normalisation.h"
 
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -16,25 +18,24 @@ struct Sums {
 };
 
 // Sums of v - shift and of its square over one plane. With a value of the channel as shift, squares
-// do not cancel, and a constant channel has exactly no variance.
+// do not cancel, and a constant channel has exactly no variance: uint8 values are summed as whole
+// numbers.
 Sums plane_sums(const Dataset& data, std::int64_t sample, std::int64_t channel, double shift) {
   const auto plane = static_cast<std::size_t>(data.shape().height * data.shape().width);
   const std::byte* values =
       data.sample(sample) + static_cast<std::size_t>(channel) * plane * value_bytes(data.type());
   Sums sums;
   if (data.type() == ValueType::kUint8) {
-    std::uint64_t sum = 0;
-    std::uint64_t squares = 0;  // a plane is smaller than 2^47 bytes: no overflow
+    const std::int64_t whole_shift = std::llround(shift / kUint8Scale);
+    std::int64_t sum = 0;
+    std::int64_t squares = 0;  // a plane is smaller than 2^47 bytes: no overflow
     for (std::size_t i = 0; i < plane; ++i) {
-      const auto v = std::to_integer<std::uint64_t>(values[i]);
-      sum += v;
-      squares += v * v;
+      const std::int64_t d = std::to_integer<std::int64_t>(values[i]) - whole_shift;
+      sum += d;
+      squares += d * d;
     }
-    const double count = static_cast<double>(plane);
-    const double s = static_cast<double>(sum) * kUint8Scale;
-    sums.sum = s - count * shift;
-    sums.squares = static_cast<double>(squares) * kUint8Scale * kUint8Scale - 2 * shift * s +
-                   count * shift * shift;
+    sums.sum = static_cast<double>(sum) * kUint8Scale;
+    sums.squares = static_cast<double>(squares) * kUint8Scale * kUint8Scale;
   } else {
     for (std::size_t i = 0; i < plane; ++i) {
       float v;
@@ -131,6 +132,38 @@ Result<Normalisation> make_normalisation(const DataSpec& spec, const Dataset& da
   }
   result.origin = data.source();
   return result;
+}
+
+std::string numbers_text(const std::vector<float>& values) {
+  std::string text;
+  for (const float value : values) {
+    std::array<char, 32> digits{};
+    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+    if (!text.empty()) text += ',';
+    text.append(digits.data(), end.ptr);
+  }
+  return text;
+}
+
+Result<std::vector<float>> parse_numbers(const std::string& text, const char* key) {
+  std::vector<float> values;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (values.empty() || at != end) {
+    if (!values.empty() && *at++ != ',') break;
+    float value = 0;
+    const auto parsed = std::from_chars(at, end, value);
+    if (parsed.ec != std::errc()) break;
+    values.push_back(value);
+    at = parsed.ptr;
+    if (at == end) return values;
+  }
+  return Error{ErrorCode::kBadModel,
+               "metadata of the model is damaged",
+               key,
+               "numbers with commas between them",
+               text.substr(0, 64),
+               "give --mean and --std"};
 }
 
 }  // namespace tempo

@@ -19,7 +19,7 @@ inline constexpr float kMinDeviation = 1e-12F;
 struct Normalisation {
   std::vector<float> mean;       // one a channel
   std::vector<float> deviation;  // one a channel, >= kMinDeviation
-  std::string origin;            // "given", or the file names it was computed from
+  std::string origin;            // "given", "the model", or the file names it was computed from
 };
 
 // The means and deviations given in `spec` (one, or one a channel), or those of `data`
@@ -28,5 +28,12 @@ struct Normalisation {
 // kMinDeviation.
 Result<Normalisation> make_normalisation(const DataSpec& spec, const Dataset& data,
                                          ThreadPool& pool);
+
+// Comma-separated, as a trained model carries them in its metadata (keys below), so that whoever
+// predicts with it need not know them. Error kBadModel: not a list of numbers.
+inline constexpr const char* kMeanMetadata = "tempo.mean";
+inline constexpr const char* kDeviationMetadata = "tempo.deviation";
+std::string numbers_text(const std::vector<float>& values);
+Result<std::vector<float>> parse_numbers(const std::string& text, const char* key);
 
 }  // namespace tempo

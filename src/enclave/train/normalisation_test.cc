@@ -99,6 +99,30 @@ TEST(Normalisation, ConstantChannelHasDeviationOne) {
   EXPECT_EQ(got->mean[0], 0.1F);
 }
 
+TEST(Normalisation, ConstantByteHasDeviationOneWhateverItIs) {
+  ThreadPool pool(1);
+  for (int byte = 0; byte < 256; ++byte) {
+    const auto data =
+        make_data({1, 28, 28, true}, ValueType::kUint8, 3, [&](std::int64_t) { return byte; });
+    const auto got = make_normalisation({}, data, pool);
+    ASSERT_TRUE(got.ok());
+    EXPECT_EQ(got->deviation[0], 1.0F) << byte;
+    EXPECT_FLOAT_EQ(got->mean[0], static_cast<float>(byte) / 255) << byte;
+  }
+}
+
+TEST(Normalisation, NumbersSurviveTheirText) {
+  const std::vector<float> values{0.1F, -3.0e-30F, 16777216.0F};
+  const auto parsed = parse_numbers(numbers_text(values), "key");
+  ASSERT_TRUE(parsed.ok());
+  EXPECT_EQ(*parsed, values);
+  for (const char* damaged : {"", ",", "1,", ",1", "1;2", "1,two", "1 "}) {
+    const auto refused = parse_numbers(damaged, "key");
+    ASSERT_FALSE(refused.ok()) << damaged;
+    EXPECT_EQ(refused.error().code, ErrorCode::kBadModel);
+  }
+}
+
 TEST(Normalisation, GivenValues) {
   ThreadPool pool(1);
   const auto data =
