@@ -177,6 +177,41 @@ TEST(Import, ParametersThatWereEqualAtExportAreSeparate) {
   EXPECT_EQ(tensor(again.graph, "bn2.weight").kind, TensorKind::kParameter);
 }
 
+TEST(Import, TiedParametersStayOne) {
+  onnx::ModelProto proto = test::empty_model({0, 4});
+  test::add_floats(&proto, "a.weight", {4, 4});
+  test::add_node(&proto, "Identity", {"a.weight"}, {"b.weight"});
+  test::add_node(&proto, "Identity", {"b.weight"}, {"c.weight"});
+  test::add_int(test::add_node(&proto, "Gemm", {"x", "b.weight"}, {"y"}), "transB", 1);
+  test::add_int(test::add_node(&proto, "Gemm", {"y", "a.weight"}, {"z"}), "transB", 1);
+  test::add_int(test::add_node(&proto, "Gemm", {"z", "c.weight"}, {"w"}), "transB", 1);
+  test::add_output(&proto, "w");
+  OnnxModel model = must_import(to_bytes(proto));
+  ASSERT_EQ(model.graph.nodes.size(), 3U);
+  const TensorId weight = model.graph.find("a.weight");
+  ASSERT_NE(weight, kNoTensor);
+  for (const Node& node : model.graph.nodes) EXPECT_EQ(node.inputs[1], weight);
+  model.graph.tensors[static_cast<std::size_t>(weight)].floats.assign(16, 7);
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok());
+  const onnx::ModelProto written = from_bytes(*exported);
+  ASSERT_EQ(written.graph().initializer_size(), 1);
+  EXPECT_EQ(written.graph().node_size(), 5) << "the Identity nodes stay";
+}
+
+TEST(Export, CarriesMetadata) {
+  OnnxModel model = must_import(to_bytes(small_model()));
+  EXPECT_EQ(model.metadata("tempo.mean"), "");
+  model.set_metadata("tempo.mean", "1");
+  model.set_metadata("tempo.mean", "0.5,0.25");
+  model.set_metadata("other", "text");
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok());
+  const OnnxModel again = must_import(*exported);
+  EXPECT_EQ(again.metadata("tempo.mean"), "0.5,0.25");
+  EXPECT_EQ(again.metadata("other"), "text");
+}
+
 TEST(Import, OldFilesListInitializersAsInputs) {
   onnx::ModelProto proto = small_model();
   proto.set_ir_version(3);

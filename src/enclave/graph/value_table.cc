@@ -18,6 +18,16 @@ bool is_float(const onnx::TensorProto* tensor) {
   return tensor != nullptr && tensor->data_type() == onnx::TensorProto::FLOAT;
 }
 
+// Of float32 payloads. Damaged ones are found when the tensor is read.
+bool has_equal_elements(const onnx::TensorProto& tensor) {
+  const auto& floats = tensor.float_data();
+  const std::string& raw = tensor.raw_data();
+  const auto is_first = [&](float value) { return value == floats[0]; };
+  return std::all_of(floats.begin(), floats.end(), is_first) &&
+         (raw.size() <= sizeof(float) ||
+          raw.compare(sizeof(float), std::string::npos, raw, 0, raw.size() - sizeof(float)) == 0);
+}
+
 }  // namespace
 
 ValueTable::ValueTable(Graph* graph, std::int64_t file_bytes)
@@ -65,7 +75,14 @@ Result<const FoldedInts*> ValueTable::known_ints(Value* value) {
   return value->ints ? &*value->ints : nullptr;
 }
 
-Result<TensorId> ValueTable::constant_tensor(const std::string& name, const Role& role) {
+Value& ValueTable::at(const std::string& name) {
+  const auto tie = ties_.find(name);
+  return values_.at(tie == ties_.end() ? name : tie->second);
+}
+
+Result<TensorId> ValueTable::constant_tensor(const std::string& used_name, const Role& role) {
+  const auto tie = ties_.find(used_name);
+  const std::string& name = tie == ties_.end() ? used_name : tie->second;
   Value& value = values_.at(name);
   if (value.id != kNoTensor) {
     const Tensor& tensor = graph_.tensors[static_cast<std::size_t>(value.id)];
@@ -145,21 +162,30 @@ Result<bool> ValueTable::absorb(const Node& node, const onnx::NodeProto& proto, 
   return fold(node, proto);
 }
 
-// PyTorch's exporter writes parameters that were equal at export time (fresh batch normalisations,
-// say) as one initializer and Identity nodes. They are trained separately, so each gets a tensor of
-// its own. CastLike stands before constants that newer versions write.
+// PyTorch's exporter writes parameters that were equal at export time as one initializer and
+// Identity nodes. Those whose elements all are one number are fresh (of batch normalisations, say)
+// and trained separately, so each gets a tensor of its own; others can only be equal because they
+// are one parameter, tied. CastLike stands before constants that newer versions write.
 bool ValueTable::alias_constant(const Node& node, const onnx::NodeProto& proto, int position) {
-  const Value& source = values_.at(proto.input(0));
+  const Value& source = at(proto.input(0));
   if (source.constant == nullptr) return false;
   const bool is_identity = node.op_type == "Identity" && proto.input_size() == 1;
   bool is_cast = is_float(source.constant) && node.op_type == "Cast" &&
                  node.int_or("to", 0) == onnx::TensorProto::FLOAT;
   if (is_float(source.constant) && node.op_type == "CastLike" && proto.input_size() == 2 &&
       !proto.input(1).empty()) {
-    const Value& like = values_.at(proto.input(1));
+    const Value& like = at(proto.input(1));
     is_cast = like.is_activation() || is_float(like.constant);
   }
   if (!is_identity && !is_cast) return false;
+  if (is_identity && source.is_trainable && is_float(source.constant) &&
+      !has_equal_elements(*source.constant)) {
+    const auto tie = ties_.find(proto.input(0));
+    const std::string first = tie == ties_.end() ? proto.input(0) : tie->second;
+    ties_[proto.output(0)] = first;
+    values_[proto.output(0)];  // the name is taken
+    return true;
+  }
   Value alias;
   alias.constant = source.constant;
   alias.ints = source.ints;
@@ -173,13 +199,13 @@ bool ValueTable::alias_constant(const Node& node, const onnx::NodeProto& proto, 
 
 // PyTorch 1 writes a Pad by nothing before average pooling.
 Result<bool> ValueTable::alias_activation(const Node& node, const onnx::NodeProto& proto) {
-  const Value& source = values_.at(proto.input(0));
+  const Value& source = at(proto.input(0));
   if (!source.is_activation()) return false;
   bool is_nothing = node.op_type == "Cast" && node.int_or("to", 0) == onnx::TensorProto::FLOAT;
   if (node.op_type == "Pad") {
     std::vector<std::int64_t> pads = node.ints_or("pads", {});
     if (proto.input_size() > 1 && !proto.input(1).empty()) {
-      Result<const FoldedInts*> known = known_ints(&values_.at(proto.input(1)));
+      Result<const FoldedInts*> known = known_ints(&at(proto.input(1)));
       if (!known) return known.error();
       pads.clear();
       if (*known != nullptr && !(*known)->depends_on_batch()) pads = (*known)->at[0];
@@ -194,12 +220,12 @@ Result<bool> ValueTable::alias_activation(const Node& node, const onnx::NodeProt
 }
 
 Result<bool> ValueTable::expand(const Node& node, const onnx::NodeProto& proto) {
-  const Value& source = values_.at(proto.input(0));
+  const Value& source = at(proto.input(0));
   if (node.op_type != "Expand" || proto.input_size() != 2 || proto.input(1).empty() ||
       !is_float(source.constant)) {
     return false;
   }
-  Result<const FoldedInts*> shape = known_ints(&values_.at(proto.input(1)));
+  Result<const FoldedInts*> shape = known_ints(&at(proto.input(1)));
   if (!shape) return shape.error();
   if (*shape == nullptr) return false;
   SharedTensor made = expand_float(*source.constant, **shape, proto.output(0));
@@ -216,7 +242,7 @@ Result<bool> ValueTable::expand(const Node& node, const onnx::NodeProto& proto) 
 
 bool ValueTable::shape_of(const Node& node, const onnx::NodeProto& proto) {
   if (node.op_type != "Shape" || proto.input_size() != 1) return false;
-  const Value& source = values_.at(proto.input(0));
+  const Value& source = at(proto.input(0));
   PerBatch<Shape> shape;
   if (source.id != kNoTensor) {
     if (!shapes(source.id)) {
@@ -246,7 +272,7 @@ Result<bool> ValueTable::fold(const Node& node, const onnx::NodeProto& proto) {
       inputs.push_back(nullptr);
       continue;
     }
-    Value& value = values_.at(name);
+    Value& value = at(name);
     if (value.is_lost) {
       is_lost = true;
       continue;

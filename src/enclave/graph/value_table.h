@@ -55,7 +55,7 @@ class ValueTable {
   Status declare_constant(const onnx::NodeProto& node, const std::string& where, int position);
   void declare(const std::string& name, TensorId id) { values_[name].id = id; }
   bool contains(const std::string& name) const { return values_.contains(name); }
-  Value& at(const std::string& name) { return values_.at(name); }
+  Value& at(const std::string& name);
 
   // `shapes`: at the probe batch sizes (fold.h); nothing when they cannot be known.
   TensorId add_tensor(Tensor tensor, std::optional<PerBatch<Shape>> shapes);
@@ -94,6 +94,7 @@ class ValueTable {
   Graph& graph_;
   std::int64_t copy_budget_;  // bytes
   std::unordered_map<std::string, Value> values_;
+  std::unordered_map<std::string, std::string> ties_;   // names for another name's parameter
   std::vector<std::optional<PerBatch<Shape>>> shapes_;  // index = TensorId
   std::vector<SharedTensor> made_;  // what Value::constant points to beside the file
   std::vector<PendingHome> homes_;
