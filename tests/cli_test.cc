@@ -159,6 +159,19 @@ TEST_F(CliTest, BadFlagsAreOneLineAndCode2) {
   EXPECT_EQ(run({}).code, static_cast<int>(ErrorCode::kUsage));
 }
 
+TEST_F(CliTest, ErrorsNameTheFlagAndTheHelp) {
+  const auto says = [&](std::vector<std::string> flags, const std::string& text) {
+    flags.insert(flags.begin(), {"-o", "o"});
+    const Outcome outcome = run(job("train", flags));
+    expect_one_line_error(outcome, ErrorCode::kUsage);
+    EXPECT_NE(outcome.out.find(text), std::string::npos) << outcome.out;
+  };
+  says({"--lr", "-1"}, "--lr");
+  says({"--mean", "0.5"}, "--mean");
+  says({"--step-epochs", "0"}, "--step-epochs");
+  says({"--no-such-flag", "0"}, "tempo train --help");
+}
+
 TEST_F(CliTest, MissingThingsHaveTheirCodes) {
   const std::string out = directory_.file("o.onnx");
   auto without_model = job("train", {"-o", out});
@@ -170,6 +183,7 @@ TEST_F(CliTest, MissingThingsHaveTheirCodes) {
   expect_one_line_error(run(job("train", {"-o", "/nonexistent/o.onnx"})), ErrorCode::kIo);
   expect_one_line_error(run(job("train", {"-o", out, "--report", "/nonexistent/r"})),
                         ErrorCode::kIo);
+  expect_one_line_error(run(job("train", {"-o", out, "--report", out})), ErrorCode::kUsage);
   auto without_workers = job("train", {"-o", out, "--workers=local:0"});
   without_workers[6] = "tempo";
   expect_one_line_error(run(without_workers), ErrorCode::kNoWorker);
@@ -227,6 +241,8 @@ TEST_F(CliTest, AJobFileDoesWhatFlagsDoAndFlagsOverrideIt) {
   const Outcome overridden = run({"train", "--job", file, "--seed", "7"});
   EXPECT_EQ(overridden.code, 0) << overridden.out;
   EXPECT_EQ(directory_.read("o.onnx"), "trained:model");
+  // A plan has no use for them, and takes the file all the same.
+  EXPECT_EQ(run({"plan", "--job", file, "--seed", "7"}).code, 0);
   const auto refused = [&](const std::string& text, const std::string& where) {
     const Outcome outcome = run({"train", "--job", directory_.write("bad.toml", text)});
     expect_one_line_error(outcome, ErrorCode::kUsage);

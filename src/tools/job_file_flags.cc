@@ -13,13 +13,24 @@ Error wrong_key(const char* what, const std::string& path, const std::string& ke
           path + ": " + key,
           "",
           "",
-          "keys are the command's long flags, with _ for -"};
+          "keys are the long flags of train, infer and plan, with _ for -"};
 }
 
 bool belongs_in_a_file(const std::string& flag) {
   constexpr std::array<std::string_view, 3> kCommandLineOnly = {"--job", "--help", "--version"};
   return std::find(kCommandLineOnly.begin(), kCommandLineOnly.end(), flag) ==
          kCommandLineOnly.end();
+}
+
+// A job file may serve several commands: `tempo plan` has no use for a learning rate.
+bool another_command_has(const CLI::App& command, const std::string& flag) {
+  const CLI::App* parent = command.get_parent();
+  if (parent == nullptr) return false;
+  const auto others = parent->get_subcommands([](const CLI::App*) { return true; });
+  return std::any_of(others.begin(), others.end(), [&](const CLI::App* other) {
+    return other->get_option_no_throw("--job") != nullptr &&
+           other->get_option_no_throw(flag) != nullptr;
+  });
 }
 
 }  // namespace
@@ -32,6 +43,7 @@ Result<std::vector<std::string>> flags_of_job_file(const CLI::App& command,
     std::string flag = "--" + entry.key;
     std::replace(flag.begin(), flag.end(), '_', '-');
     const CLI::Option* option = command.get_option_no_throw(flag);
+    if (option == nullptr && another_command_has(command, flag)) continue;
     if (option == nullptr || !belongs_in_a_file(flag)) {
       return wrong_key("unknown key in the job file", path, entry.key);
     }

@@ -60,7 +60,11 @@ void JobFlags::add_data_flags(CLI::App& command) {
   JobSpec& spec = request_.spec;
   command.add_option("--data", request_.data,
                      "fashion-mnist[:DIR], cifar10:DIR or npy:X.npy,Y.npy[,XTEST.npy,YTEST.npy]");
-  command.add_option("--mean", mean_, "of the values by channel, a,b,...; computed when absent")
+  command
+      .add_option(
+          "--mean", mean_,
+          "of the values by channel, a,b,...; absent: what the model was trained with, or that "
+          "of the data")
       ->delimiter(',');
   command.add_option("--std", deviation_, "deviation of the values by channel; with --mean")
       ->delimiter(',');

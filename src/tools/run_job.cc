@@ -1,7 +1,10 @@
 #include "tools/run_job.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdio>
 #include <memory>
+#include <string_view>
 #include <utility>
 
 #include "client/data_files.h"
@@ -48,8 +51,21 @@ class JobRun {
   std::string id_;
 };
 
+// The later file would take the place of the earlier one.
+Status refuse_equal_paths(const std::string& output, const std::string& report) {
+  if (output.empty() || output != report) return {};
+  return Error{ErrorCode::kUsage,
+               "two outputs go to one file",
+               "--report",
+               "another path than -o",
+               report,
+               ""};
+}
+
 Status JobRun::prepare() {
   spec_ = request_.spec;
+  TEMPO_RETURN_IF_ERROR(refuse_equal_paths(request_.model_output, request_.report_output));
+  TEMPO_RETURN_IF_ERROR(refuse_equal_paths(request_.predictions_output, request_.report_output));
   TEMPO_RETURN_IF_ERROR(check_readable(request_.model_path));
   if (!request_.data.empty()) {
     auto data = find_data(request_.data, spec_.kind);
@@ -57,7 +73,7 @@ Status JobRun::prepare() {
     data_ = std::move(*data);
     spec_.data.format = data_.format;
   }
-  TEMPO_RETURN_IF_ERROR(check_job(spec_));
+  if (const Status checked = check_job(spec_); !checked.ok()) return explain(checked.error());
   for (const std::string* path :
        {&request_.model_output, &request_.predictions_output, &request_.report_output}) {
     if (!path->empty()) TEMPO_RETURN_IF_ERROR(check_writable(*path));
@@ -170,12 +186,36 @@ Result<JobResult> JobRun::collect(Status status) {
   return result;
 }
 
+// "schedule.step_epochs" of a job is the flag --step-epochs. Other texts stay as they are.
+std::string flag_of_key(const std::string& key) {
+  constexpr std::array<std::pair<std::string_view, const char*>, 5> kOtherNames = {{
+      {"learning_rate", "--lr"},
+      {"deviation", "--std"},
+      {"kind", "--schedule"},
+      {"format", "--data"},
+      {"memory_limit_bytes", "--memory-limit"},
+  }};
+  if (key.empty() || key.find_first_not_of("abcdefghijklmnopqrstuvwxyz_.") != std::string::npos) {
+    return key;
+  }
+  const std::string last = key.substr(key.rfind('.') + 1);
+  for (const auto& [name, flag] : kOtherNames) {
+    if (last == name) return flag;
+  }
+  std::string flag = "--" + last;
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return flag;
+}
+
 // The enclave knows files by the names of the job API, and the model by none; the user by paths. A
 // broken connection or a lost worker often has a child's end as its cause.
 Error JobRun::explain(Error error) {
   for (const DataFile& file : data_.files) {
-    if (error.where == file.name) error.where = file.path;
+    if (error.where != file.name && !error.where.starts_with(file.name + ",")) continue;
+    error.where.replace(0, file.name.size(), file.path);
+    break;
   }
+  if (error.code == ErrorCode::kUsage) error.where = flag_of_key(error.where);
   const bool of_model =
       error.code == ErrorCode::kBadModel || error.code == ErrorCode::kUnsupportedModel;
   if (of_model && error.where.empty()) error.where = request_.model_path;

@@ -78,7 +78,9 @@ std::string worker_faults(const Reader& report) {
     const bool lost = entry.contains("lost") && entry["lost"] == Json(true);
     if (tampered == 0 && !lost) continue;
     text += fmt::format("{}worker {}{}{}", text.empty() ? "" : "; ", worker.count("/index"),
-                        tampered > 0 ? fmt::format(" returned {} wrong results", tampered) : "",
+                        tampered > 0 ? fmt::format(" returned {} wrong result{}", tampered,
+                                                   tampered == 1 ? "" : "s")
+                                     : "",
                         lost ? " was lost" : "");
   }
   return text;

@@ -49,6 +49,14 @@ Status read_job_file(CLI::App& command, std::vector<std::string>& arguments, boo
   return {};
 }
 
+// Whom to ask about a command line that makes no sense.
+std::string help_of(const std::vector<CLI::App*>& subcommands) {
+  for (const CLI::App* command : subcommands) {
+    if (command->parsed()) return "tempo " + command->get_name() + " --help";
+  }
+  return "tempo --help";
+}
+
 void parse(CLI::App& app, const std::vector<std::string>& arguments) {
   // CLI11 takes them from the back.
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
@@ -92,7 +100,7 @@ Status run(int argc, char** argv, int* code) {
       *code = app.exit(error);
       return {};
     }
-    return Error{ErrorCode::kUsage, error.what(), "", "", "", "see tempo --help"};
+    return Error{ErrorCode::kUsage, error.what(), "", "", "", "see " + help_of(subcommands)};
   }
   return {};
 }

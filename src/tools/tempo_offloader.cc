@@ -83,8 +83,9 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : static_cast<int>(tempo::ErrorCode::kUsage);
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    return tempo::report(kName, {tempo::ErrorCode::kUsage, error.what(), "", "", "",
+                                 "see " + std::string(kName) + " --help"});
   }
   tempo::log_to_stderr(kName, flags.log_level);
   const tempo::Status status = run(flags, parent);

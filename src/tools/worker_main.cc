@@ -81,8 +81,9 @@ int worker_main(int argc, char** argv, const char* name, WorkerExtension* extens
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : static_cast<int>(ErrorCode::kUsage);
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    return report(name, {ErrorCode::kUsage, error.what(), "", "", "",
+                         "see " + std::string(name) + " --help"});
   }
   log_to_stderr(name, flags.log_level);
   const Status status = run(flags, extension, parent);

@@ -112,7 +112,7 @@ Status check_data(const DataSpec& data, JobKind kind) {
   constexpr std::size_t kMaxChannels = 4096;
   if (data.mean.size() != data.deviation.size() || data.mean.size() > kMaxChannels) {
     return out_of_range(
-        "data.mean", "as many values as data.deviation, at most 4096",
+        "data.mean", "as many means as deviations, at most 4096",
         std::to_string(data.mean.size()) + " and " + std::to_string(data.deviation.size()));
   }
   for (const float mean : data.mean) {

@@ -1,5 +1,5 @@
 // File: wire/job.h
-// A job as the client describes it to the enclave (JSON over the job API, docs/reference.md).
+// A job as the client describes it to the enclave (JSON over the job API, docs/openapi.yaml).
 // Thread safety: plain values.
 #pragma once
 

@@ -86,7 +86,7 @@ class ObjectReader {
                        prefix_ + key.substr(0, 64),
                        "",
                        "",
-                       "see docs/reference.md for the keys of a job"};
+                       "docs/openapi.yaml lists the keys of a job"};
         }
       }
       return {};

@@ -1,5 +1,5 @@
 // File: wire/progress.h
-// What a running job tells its client, over the encrypted API alone: loss and accuracy are secrets
+// What a running job tells its client, over the job API alone: loss and accuracy are secrets
 // of the client and never go into a log.
 #pragma once
 

@@ -28,7 +28,7 @@ Dataset byte_images(SampleShape shape, std::int64_t count) {
   Dataset data("x", shape, ValueType::kUint8, std::move(parts));
   std::vector<std::int32_t> labels(static_cast<std::size_t>(count));
   std::iota(labels.begin(), labels.end(), 100);
-  data.set_labels(std::move(labels));
+  data.set_labels(std::move(labels), "y");
   return data;
 }
 
@@ -158,7 +158,7 @@ TEST(Batcher, FloatRowsAndLabels) {
   std::vector<Dataset::Part> parts(1);
   parts[0] = {std::move(bytes), 1, 12, 2};
   Dataset data("x", SampleShape::row(3), ValueType::kFloat32, std::move(parts));
-  data.set_labels({4, 5});
+  data.set_labels({4, 5}, "y");
   Normalisation norm;
   norm.mean = {2};
   norm.deviation = {4};

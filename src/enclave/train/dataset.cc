@@ -36,9 +36,10 @@ const std::byte* Dataset::sample(std::int64_t index) const {
   TEMPO_ASSERT(false);
 }
 
-void Dataset::set_labels(std::vector<std::int32_t> labels) {
+void Dataset::set_labels(std::vector<std::int32_t> labels, std::string source) {
   TEMPO_ASSERT(static_cast<std::int64_t>(labels.size()) == size_);
   labels_ = std::move(labels);
+  label_source_ = std::move(source);
 }
 
 Result<SampleShape> model_sample_shape(const Shape& declared_input) {
@@ -72,7 +73,7 @@ Status check_fits(const Dataset& data, const SampleShape& model_input, std::int6
     if (labels[i] >= classes) {
       return Error{ErrorCode::kBadData,
                    "label out of range",
-                   data.source() + ", sample " + std::to_string(i),
+                   data.label_source() + ", sample " + std::to_string(i),
                    "0.." + std::to_string(classes - 1) + " (the model's classes)",
                    std::to_string(labels[i]),
                    "correct the label, or use a model with more classes"};

@@ -59,8 +59,9 @@ class Dataset {
   // Empty, or one a sample, none of them negative.
   std::span<const std::int32_t> labels() const { return labels_; }
   bool has_labels() const { return !labels_.empty(); }
-  // Precondition: labels.size() == size().
-  void set_labels(std::vector<std::int32_t> labels);
+  // `source`: the file that they are from. Precondition: labels.size() == size().
+  void set_labels(std::vector<std::int32_t> labels, std::string source);
+  const std::string& label_source() const { return label_source_; }
 
  private:
   std::string source_;
@@ -69,6 +70,7 @@ class Dataset {
   std::vector<Part> parts_;
   std::int64_t size_ = 0;
   std::vector<std::int32_t> labels_;
+  std::string label_source_;
 };
 
 // Either may be empty, not both. Both have the same shape and type.

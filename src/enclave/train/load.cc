@@ -136,7 +136,7 @@ Result<Dataset> load_idx(Files& files, std::string_view images_name, std::string
       values.push_back(std::to_integer<std::int32_t>(labels->bytes[i]));
     }
     TEMPO_RETURN_IF_ERROR(check_labels(labels->name, values, count, kFashionClasses));
-    data.set_labels(std::move(values));
+    data.set_labels(std::move(values), labels->name);
   }
   return data;
 }
@@ -161,7 +161,7 @@ Result<Dataset> load_cifar(Files& files, const std::vector<std::string_view>& na
   if (parts.empty()) return Dataset();
   Dataset data(source, {kCifarChannels, kCifarSide, kCifarSide, true}, ValueType::kUint8,
                std::move(parts));
-  data.set_labels(std::move(labels));
+  data.set_labels(std::move(labels), source);
   return data;
 }
 
@@ -225,7 +225,7 @@ Result<Dataset> load_npy(Files& files, std::string_view x_name, std::string_view
     if (!labels.ok()) return labels.error();
     TEMPO_RETURN_IF_ERROR(
         check_labels(y->name, *labels, count, std::numeric_limits<std::int32_t>::max()));
-    data.set_labels(std::move(*labels));
+    data.set_labels(std::move(*labels), y->name);
   }
   return data;
 }

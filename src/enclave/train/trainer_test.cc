@@ -56,7 +56,7 @@ Dataset toy_points(std::int64_t count, float phase) {
   std::vector<Dataset::Part> parts(1);
   parts[0] = {std::move(bytes), 0, 8, count};
   Dataset data("toy", SampleShape::row(2), ValueType::kFloat32, std::move(parts));
-  data.set_labels(std::move(labels));
+  data.set_labels(std::move(labels), "y");
   return data;
 }
 
@@ -80,7 +80,7 @@ Dataset toy_images(std::int64_t count, int phase) {
   std::vector<Dataset::Part> parts(1);
   parts[0] = {std::move(bytes), 0, 64, count};
   Dataset data("images", {1, 8, 8, true}, ValueType::kUint8, std::move(parts));
-  data.set_labels(std::move(labels));
+  data.set_labels(std::move(labels), "y");
   return data;
 }
 
@@ -376,7 +376,7 @@ TEST(Trainer, RefusesWhatMakesNoSense) {
   EXPECT_EQ(code_of(Datasets{{}, toy_points(9, 0)}, nothing), bad_data);
   EXPECT_EQ(code_of(Datasets{toy_images(9, 0), {}}, nothing), bad_data);
   Dataset high = toy_points(9, 0);
-  high.set_labels(std::vector<std::int32_t>(9, 3));
+  high.set_labels(std::vector<std::int32_t>(9, 3), "y");
   EXPECT_EQ(code_of(Datasets{std::move(high), {}}, nothing), bad_data);
   std::vector<Dataset::Part> parts(1);
   parts[0] = {test::Bytes(16), 0, 8, 2};
