@@ -202,7 +202,7 @@ std::optional<ApiResponse> Api::check_body(const Route& route, const ApiRequest&
     if (std::find(names.begin(), names.end(), call.parameters[1]) == names.end()) {
       return error_response(
           404, {ErrorCode::kNotFound, "no such data file", printable_path(call.parameters[1]),
-                "a name from docs/reference.md", "", ""});
+                "one of the names in docs/openapi.yaml", "", ""});
     }
   }
   if (route.body == Body::kModel || route.body == Body::kFile) {
@@ -256,7 +256,13 @@ ApiResponse Api::get_job(Call& call) {
 }
 
 ApiResponse Api::get_events(Call& call) {
-  if (const auto view = store_.view(call.parameters[0]); !view) return store_error(view.error());
+  const auto view = store_.view(call.parameters[0]);
+  if (!view) return store_error(view.error());
+  // Such a stream would have no end to wait for, and hold its connection for good.
+  if (view->state == JobState::kCreated) {
+    return store_error({ErrorCode::kUsage, "the job has not been started", "",
+                        "POST /v1/jobs/{id}/start first", "", ""});
+  }
   ApiResponse response;
   response.content_type = "text/event-stream";
   response.events_of = call.parameters[0];
