@@ -73,6 +73,11 @@ class WorkersTest : public testing::Test {
     arguments.insert(arguments.end(), flags.begin(), flags.end());
     workers_.emplace_back(arguments);
   }
+  void wait_for_worker(std::size_t index) const {
+    for (int tries = 0; tries < 6000 && !fs::exists(worker_path(index)); ++tries) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  }
   void start_offloader(const std::vector<std::string>& flags = {}, int connect_ms = kPatienceMs) {
     std::string addresses;
     for (std::size_t i = 0; i < workers_.size(); ++i) {
@@ -393,7 +398,8 @@ TEST_F(WorkersTest, ASilentWorkerIsLeftOut) {
   ASSERT_TRUE(mute);
   workers_.emplace_back();
   start_worker();
-  start_offloader({}, 1500);
+  wait_for_worker(1);
+  start_offloader({}, 5000);
   attach();
   EXPECT_EQ(link_->workers().size(), 1U);
   expect_served(0);

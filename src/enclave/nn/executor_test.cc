@@ -330,6 +330,53 @@ TEST(Executor, FrozenStatisticsHoldInTraining) {
   EXPECT_EQ(graph.tensors[static_cast<std::size_t>(mean)].floats[0], 0.5F);
 }
 
+// --- Threads ---
+
+// Tensors of many chunks, so that every operator's loops are shared between the threads.
+Graph many_chunks(bool ends_in_softmax) {
+  GraphBuilder b;
+  const TensorId zeros = b.node("Identity", {b.input({16, 64, 64})});
+  TensorId x = b.node("Identity", {b.add(zeros, b.parameter({4, 16, 64, 64}, 1))});
+  x = b.relu(b.batch_norm(x, 16));
+  const GraphBuilder::Attributes window = {
+      {"kernel_shape", {std::vector<std::int64_t>{3, 3}}},
+      {"pads", {std::vector<std::int64_t>{1, 1, 1, 1}}},
+  };
+  x = b.add(b.node("MaxPool", {x}, window), b.node("AveragePool", {x}, window));
+  x = b.node("Dropout", {x, b.filled({}, 0.25F, TensorKind::kConstant)});
+  if (!ends_in_softmax) x = b.node("GlobalAveragePool", {x});
+  x = b.node("Flatten", {x});
+  return b.finish(ends_in_softmax ? b.node("Softmax", {x}) : x);
+}
+
+TEST(Executor, GivesTheSameBitsWithAnyNumberOfThreads) {
+  for (const bool ends_in_softmax : {false, true}) {
+    for (const int block : {0, 8}) {
+      std::vector<std::vector<float>> results;  // of one thread, then of three
+      for (const int threads : {1, 3}) {
+        Graph graph = many_chunks(ends_in_softmax);
+        Rig rig(graph, {.batch = 4, .channel_block = block, .seed = 5}, threads);
+        std::ranges::fill(rig.executor->input(), 0.0F);
+        ASSERT_TRUE(rig.executor->forward(0).ok());
+        const auto output = rig.executor->output();
+        std::vector<float> values(output.begin(), output.end());
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          rig.executor->d_output()[i] = hashed_value(9, static_cast<std::uint32_t>(i));
+        }
+        ASSERT_TRUE(rig.executor->backward().ok());
+        for (std::size_t id = 0; id < graph.tensors.size(); ++id) {
+          if (graph.tensors[id].kind != TensorKind::kParameter) continue;
+          const auto gradient = rig.executor->gradient(static_cast<TensorId>(id));
+          values.insert(values.end(), gradient.begin(), gradient.end());
+        }
+        results.push_back(std::move(values));
+      }
+      EXPECT_EQ(results[0], results[1]) << "block " << block << ", softmax " << ends_in_softmax;
+      EXPECT_GT(std::ranges::count_if(results[0], [](float v) { return v != 0; }), 1000);
+    }
+  }
+}
+
 // --- Dropout ---
 
 Graph dropout_graph(const Shape& rest) {

@@ -83,11 +83,10 @@ TEST(AxisKey, SuccessiveDrawsAndNeighboursAreIndependent) {
   constexpr std::uint32_t kSize = 8;
   std::vector<int> successive(kSize * kSize);
   std::vector<int> neighbours(kSize * (kSize - 1));
-  std::uint32_t last = AxisKey::generate(random, kSize, {}).permutation[3];
   for (int draw = 0; draw < 32000; ++draw) {
+    const AxisKey before = AxisKey::generate(random, kSize, {});
     const AxisKey key = AxisKey::generate(random, kSize, {});
-    successive[last * kSize + key.permutation[3]]++;
-    last = key.permutation[3];
+    successive[before.permutation[3] * kSize + key.permutation[3]]++;
     const std::uint32_t a = key.permutation[0];
     const std::uint32_t b = key.permutation[1];
     neighbours[a * (kSize - 1) + (b > a ? b - 1 : b)]++;

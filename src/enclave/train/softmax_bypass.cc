@@ -28,11 +28,23 @@ bool over_classes(const Node& softmax) {
   return axis == 1 || axis == -1;
 }
 
+// Identity, or a Flatten or Reshape that leaves the shape as it is.
+bool passes_on(const Graph& graph, const Shapes& shapes, const Node& node) {
+  if (node.op_type == "Identity") return true;
+  if (node.op_type != "Flatten" && node.op_type != "Reshape") return false;
+  const auto shape_of = [&](TensorId id) { return shapes[static_cast<std::size_t>(id)]; };
+  return graph.tensors[static_cast<std::size_t>(node.inputs[0])].kind == TensorKind::kActivation &&
+         shape_of(node.inputs[0]) == shape_of(node.outputs[0]);
+}
+
 }  // namespace
 
 Result<SoftmaxBypass> SoftmaxBypass::apply(Graph& graph) {
   SoftmaxBypass bypass(graph);
   if (graph.outputs.size() != 1) return bypass;
+  constexpr std::int64_t kAnyBatch = 2;
+  const auto shapes = infer_shapes(graph, kAnyBatch);
+  if (!shapes.ok()) return shapes.error();
   std::vector<std::size_t> chain;  // from the output backwards
   TensorId tensor = graph.outputs[0];
   bool shared = false;
@@ -41,7 +53,7 @@ Result<SoftmaxBypass> SoftmaxBypass::apply(Graph& graph) {
     if (!at) return bypass;
     const Node& node = graph.nodes[*at];
     const bool is_softmax = node.op_type == "Softmax";
-    if ((!is_softmax && node.op_type != "Identity") || node.inputs.empty()) return bypass;
+    if (node.inputs.empty() || (!is_softmax && !passes_on(graph, *shapes, node))) return bypass;
     shared = shared || uses_of(graph, tensor) > (tensor == graph.outputs[0] ? 0 : 1);
     chain.push_back(*at);
     tensor = node.inputs[0];

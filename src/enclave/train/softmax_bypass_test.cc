@@ -40,6 +40,17 @@ TEST(SoftmaxBypass, TakesTheLastSoftmaxOutAndPutsItBack) {
   EXPECT_EQ(node_names(graph), names);
 }
 
+TEST(SoftmaxBypass, SeesThroughAFlattenThatChangesNothing) {
+  GraphBuilder builder({kBatchDim, 4});
+  builder.gemm(4, 3, 1);
+  const TensorId logits = builder.last();
+  Graph graph = builder.softmax(-1).simple("Flatten").build();
+  const auto bypass = SoftmaxBypass::apply(graph);
+  ASSERT_TRUE(bypass.ok());
+  EXPECT_TRUE(bypass->active());
+  EXPECT_EQ(graph.outputs[0], logits);
+}
+
 TEST(SoftmaxBypass, LeavesOtherGraphsAlone) {
   Graph graph = GraphBuilder({kBatchDim, 4}).gemm(4, 3, 1).simple("Identity").build();
   const auto names = node_names(graph);

@@ -65,13 +65,14 @@ Saved saved_of(const OpContext& context, std::int64_t channels) {
   return {floats, floats + channels};
 }
 
-// PyTorch's convention: the running variance is the unbiased one.
+// PyTorch's convention: the running variance is the unbiased one. One value has none, and says
+// nothing about the population: PyTorch refuses such a batch, here it only leaves no trace.
 void update_running(const OpContext& context, const ColumnMoments& moments) {
   float* mean = context.out[1];
   float* variance = context.out[2];
-  if (mean == nullptr || variance == nullptr) return;
+  if (mean == nullptr || variance == nullptr || moments.count < 2) return;
   const auto keep = static_cast<double>(context.node.float_or("momentum", 0.9F));
-  const auto degrees = static_cast<double>(std::max<std::int64_t>(1, moments.count - 1));
+  const auto degrees = static_cast<double>(moments.count - 1);
   for (std::size_t c = 0; c < moments.mean.size(); ++c) {
     mean[c] =
         static_cast<float>(keep * static_cast<double>(mean[c]) + (1 - keep) * moments.mean[c]);
