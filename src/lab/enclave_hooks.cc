@@ -71,7 +71,7 @@ class DumpingEngine final : public LinearEngine {
     file_->add(op.name, "input", input, g.input_elements() / g.in_c, g.in_c);
     file_->add(op.name, "weights", weights, g.m(), g.n());
     file_->add(op.name, "bias", bias, 1, g.m());
-    const Status status = engine_.forward(op, input, weights, bias, output, moments);
+    Status status = engine_.forward(op, input, weights, bias, output, moments);
     file_->add(op.name, "output", output, g.p(), g.m());
     return status;
   }

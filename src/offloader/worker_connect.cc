@@ -55,6 +55,7 @@ void listen_to(Candidate& candidate) {
 Result<std::vector<ConnectedWorker>> connect_workers(const std::vector<std::string>& paths,
                                                      int timeout_ms, int stop_fd) {
   std::vector<Candidate> candidates;
+  candidates.reserve(paths.size());
   for (const std::string& path : paths) candidates.push_back({{path, {}, {}}});
   const Deadline deadline = deadline_in_ms(timeout_ms);
   const auto all_answered = [&] {

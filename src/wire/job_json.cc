@@ -96,10 +96,10 @@ class ObjectReader {
 
  private:
   void asked(const char* key) { keys_.insert(key); }
-  void fail(const char* key, std::string expected, std::string got) {
+  void fail(const char* key, std::string expected, const std::string& got) {
     if (error_) return;
-    error_ = Error{ErrorCode::kUsage,   "wrong value in a job",       prefix_ + key,
-                   std::move(expected), std::move(got).substr(0, 64), ""};
+    error_ = Error{ErrorCode::kUsage,   "wrong value in a job", prefix_ + key,
+                   std::move(expected), got.substr(0, 64),      ""};
   }
   const Json* find(const char* key, const char* expected, bool (Json::*is)() const noexcept) {
     asked(key);

@@ -1,9 +1,10 @@
 // File: wire/shared_words.h
 // Access to memory that a hostile process may change at any time.
 //
-// Rule for readers: copy in once, then use the private copy only. All accesses are aligned 8-byte
-// words: a partial word would expose stale processor buffers to or from an enclave (INTEL-SA-00615
-// for writes, INTEL-SA-00657 for reads).
+// Rule for readers: copy in once, then use the private copy only. All accesses here are aligned
+// 8-byte words: a partial word would expose stale processor buffers to or from an enclave
+// (INTEL-SA-00615 for writes, INTEL-SA-00657 for reads). Encoded payloads are written elsewhere
+// (obfuscation/kernels.h), with partial words at the ends of rows: see docs/security.md.
 #pragma once
 
 #include <cstddef>

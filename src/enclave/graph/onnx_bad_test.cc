@@ -430,7 +430,8 @@ TEST(RandomModels, AreAnErrorOrAModelThatExports) {
 
 TEST(Bounds, IdentityCannotMultiplyParameters) {
   onnx::ModelProto model = empty_model({0, 1 << 18});
-  add_floats(&model, "w", {1 << 18});
+  auto* values = add_floats(&model, "w", {1 << 18})->mutable_float_data();
+  std::fill(values->begin(), values->end(), 1.0F);  // fresh, hence not tied
   std::string last = "x";
   for (int i = 0; i < 32; ++i) {
     const std::string n = std::to_string(i);

@@ -233,7 +233,7 @@ Status Trainer::evaluate(const std::atomic<bool>& cancel, const OnProgress& on_p
     if (on_progress) on_progress(progress(epoch, history));
     return {};
   };
-  const Status status = evaluation_->run(*test_batches_, data_->test.size(), cancel, on_batch);
+  Status status = evaluation_->run(*test_batches_, data_->test.size(), cancel, on_batch);
   history.evaluate_seconds += seconds_since(start);
   if (!status.ok()) return status;
   const double samples = static_cast<double>(data_->test.size());
