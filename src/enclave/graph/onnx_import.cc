@@ -62,9 +62,9 @@ Result<int> model_opset(const onnx::ModelProto& model) {
 Role role_of(const Node& node, std::size_t input, const Value& value) {
   const int rank = value.constant == nullptr ? 0 : value.constant->dims_size();
   const std::string& op = node.op_type;
-  // Of an addition, an initializer is a bias; a number that somebody wrote into the network's code
-  // is a Constant node or a scalar.
-  const bool is_bias = op == "Add" && value.is_trainable && rank > 0;
+  // Of an addition or a product, an initializer is a bias or a scale; a number that somebody wrote
+  // into the network's code is a Constant node or a scalar.
+  const bool is_bias = (op == "Add" || op == "Mul") && value.is_trainable && rank > 0;
   Role role;
   if (op == "Conv" && input == 1) {
     role = {TensorKind::kParameter, rank == 4 ? Storage::kConvWeights : Storage::kOnnx};
@@ -75,8 +75,8 @@ Role role_of(const Node& node, std::size_t input, const Value& value) {
     role = {TensorKind::kParameter, rank == 2 ? Storage::kTransposed : Storage::kOnnx};
   } else if (op == "BatchNormalization" && input >= 3) {
     role.kind = TensorKind::kStatistic;
-  } else if (op == "BatchNormalization" || op == "Conv" || op == "Gemm" || op == "MatMul" ||
-             is_bias) {
+  } else if (op == "BatchNormalization" || op == "LayerNormalization" || op == "Conv" ||
+             op == "Gemm" || op == "MatMul" || is_bias) {
     role.kind = TensorKind::kParameter;
   }
   if (value.is_computed) role.kind = TensorKind::kConstant;
@@ -224,7 +224,32 @@ class Importer {
       if (!pooled) return pooled.error();
       if (*pooled) return {};
     }
+    if (node.op_type == "Sum" || node.op_type == "Max" || node.op_type == "Min") {
+      return add_list(node, names);
+    }
     return add_operator(std::move(node), names);
+  }
+
+  // Operators of any number of operands, as a chain of those of two.
+  Status add_list(const Node& list, const Names& names) {
+    const std::size_t count = names.inputs.size();
+    if (count < 2) {
+      Node only{.op_type = "Identity", .name = list.name, .opset = list.opset};
+      return add_operator(std::move(only), names);
+    }
+    const std::string type = list.op_type == "Sum" ? "Add" : list.op_type;
+    std::string sum = names.inputs[0];
+    for (std::size_t i = 1; i < count; ++i) {
+      const bool is_last = i + 1 == count;
+      Node pair{.op_type = type,
+                .name = is_last ? list.name : fresh_name(list.name + "/" + std::to_string(i)),
+                .opset = list.opset};
+      const std::string part = fresh_name(pair.name + "/part");
+      TEMPO_RETURN_IF_ERROR(add_operator(
+          std::move(pair), {{sum, names.inputs[i]}, is_last ? names.outputs : std::vector{part}}));
+      sum = part;
+    }
+    return {};
   }
 
   // The mean over both image axes: how newer exporters write global average pooling.

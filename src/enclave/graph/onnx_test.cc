@@ -272,6 +272,19 @@ TEST(Import, AConstantNodeMayHoldAParameter) {
   ASSERT_EQ(out.graph().node_size(), 1);
 }
 
+TEST(Import, ListsOfOperandsBecomePairs) {
+  onnx::ModelProto proto = test::empty_model({0, 4});
+  test::add_node(&proto, "Relu", {"x"}, {"a"});
+  test::add_node(&proto, "Sum", {"x", "a", "x"}, {"sum"});
+  test::add_node(&proto, "Max", {"sum", "a"}, {"largest"});
+  test::add_node(&proto, "Min", {"largest"}, {"same"});
+  test::add_output(&proto, "same");
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_THAT(op_types(model.graph), ElementsAre("Relu", "Add", "Add", "Max", "Identity"));
+  EXPECT_EQ(model.graph.nodes[2].inputs[0], model.graph.nodes[1].outputs[0]);
+  EXPECT_EQ(model.graph.nodes[2].name, "sum_node");
+}
+
 TEST(Import, MeanOverTheImageIsGlobalAveragePooling) {
   for (const std::int64_t keep : {0, 1}) {
     onnx::ModelProto proto = empty_model({0, 2, 3, 4}, 18);

@@ -74,9 +74,13 @@ struct NodeTest {
     Tensor tensor;
     tensor.declared = info->dims;
     tensor.type = info->type;
-    const bool both_activations = op == "Add" || op == "MatMul";
+    const bool both_activations =
+        op == "MatMul" || (position == 1 && op != "Clip" && find_op(op) != nullptr &&
+                           find_op(op)->in_place_inputs == 2);
     if (position > 0 && !both_activations) {
-      tensor.kind = op == "Reshape" ? TensorKind::kConstant : TensorKind::kParameter;
+      tensor.kind = op == "Reshape" || op == "Clip" || op.starts_with("Reduce")
+                        ? TensorKind::kConstant
+                        : TensorKind::kParameter;
       if (op == "BatchNormalization" && position >= 3) tensor.kind = TensorKind::kStatistic;
     }
     std::vector<float> in_memory;
@@ -148,10 +152,46 @@ TEST(OnnxBackendTests, AgreeWhereWeSupportTheNode) {
   std::vector<std::filesystem::path> folders;
   for (const auto& entry : std::filesystem::directory_iterator(kData)) {
     const std::string name = entry.path().filename();
-    for (const char* prefix : {"test_add", "test_averagepool", "test_basic_conv", "test_batchnorm",
-                               "test_conv_", "test_dropout_default", "test_flatten", "test_gemm",
-                               "test_globalaveragepool", "test_identity", "test_matmul_",
-                               "test_maxpool_", "test_relu", "test_reshape", "test_softmax"}) {
+    for (const char* prefix : {"test_abs",
+                               "test_add",
+                               "test_averagepool",
+                               "test_basic_conv",
+                               "test_batchnorm",
+                               "test_clip",
+                               "test_conv_",
+                               "test_div",
+                               "test_dropout_default",
+                               "test_elu",
+                               "test_erf",
+                               "test_exp",
+                               "test_flatten",
+                               "test_gelu",
+                               "test_gemm",
+                               "test_globalaveragepool",
+                               "test_hardsigmoid",
+                               "test_hardswish",
+                               "test_identity",
+                               "test_leakyrelu",
+                               "test_log",
+                               "test_matmul_",
+                               "test_max_",
+                               "test_maxpool_",
+                               "test_min_",
+                               "test_mul",
+                               "test_neg",
+                               "test_pow",
+                               "test_reciprocal",
+                               "test_relu",
+                               "test_reshape",
+                               "test_sigmoid",
+                               "test_softmax",
+                               "test_sqrt",
+                               "test_sub",
+                               "test_tanh",
+                               "test_transpose",
+                               "test_reduce_mean",
+                               "test_reduce_sum_",
+                               "test_layer_normalization"}) {
       if (name.starts_with(prefix)) folders.push_back(entry.path());
     }
   }

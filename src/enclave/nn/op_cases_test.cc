@@ -372,9 +372,242 @@ std::vector<OpCase> order_cases() {
   };
 }
 
+// f of each element, which lies in [low, low + 2).
+OpCase pointwise_case(const std::string& type, double low, std::function<double(double)> f,
+                      const std::string& name = "", GraphBuilder::Attributes attributes = {},
+                      int opset = 20) {
+  return {type + name,
+          {{2, 8, 3, 3}},
+          [=](GraphBuilder& b, const Ids& in) {
+            const auto offset = static_cast<float>(low + 1);
+            const TensorId x = b.add(in[0], b.filled({}, offset, TensorKind::kConstant));
+            return b.node(type, {x}, attributes);
+          },
+          [=](const std::vector<Values>& v) {
+            Values y;
+            for (const double x : v[0]) y.push_back(f(x + static_cast<float>(low + 1)));
+            return y;
+          },
+          opset};
+}
+
+std::vector<OpCase> pointwise_cases() {
+  const auto gelu = [](double x) { return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))); };
+  const auto gelu_by_tanh = [](double x) {
+    return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979) * (x + 0.044715 * x * x * x)));
+  };
+  const auto hard_swish = [](double x) { return x * std::clamp(x / 6 + 0.5, 0.0, 1.0); };
+  const auto leaky = [](double alpha) {
+    return [alpha](double x) { return x < 0 ? alpha * x : x; };
+  };
+  const auto elu = [](double alpha) {
+    return [alpha](double x) { return x < 0 ? alpha * std::expm1(x) : x; };
+  };
+  const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+  return {
+      pointwise_case("Abs", -1, [](double x) { return std::abs(x); }),
+      pointwise_case("Clip", -1, [](double x) { return x; }),
+      pointwise_case(
+          "Clip", -1, [](double x) { return std::clamp(x, -0.5, 0.25); }, "_opset_6",
+          {{"min", {-0.5F}}, {"max", {0.25F}}}, 6 + 1),
+      {"Clip_by_inputs",
+       {{2, 8, 3, 3}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("Clip", {in[0], kNoTensor, b.filled({}, 0.5F, TensorKind::kConstant)});
+       },
+       [](const std::vector<Values>& v) {
+         Values y = v[0];
+         for (double& x : y) x = std::min(x, 0.5);
+         return y;
+       }},
+      pointwise_case("Elu", -1, elu(1)),
+      pointwise_case("Elu", -1, elu(0.5), "_alpha", {{"alpha", {0.5F}}}),
+      pointwise_case("Erf", -1, [](double x) { return std::erf(x); }),
+      pointwise_case("Exp", -1, [](double x) { return std::exp(x); }),
+      pointwise_case("Gelu", -1, gelu),
+      pointwise_case("Gelu", -3, gelu, "_negative"),
+      pointwise_case("Gelu", -1, gelu_by_tanh, "_by_tanh",
+                     {{"approximate", {std::string("tanh")}}}),
+      pointwise_case("HardSigmoid", -1, [](double x) { return 0.2F * x + 0.5; }),
+      pointwise_case("HardSigmoid", -1, [](double x) { return std::clamp(2 * x, 0.0, 1.0); },
+                     "_steep", {{"alpha", {2.0F}}, {"beta", {0.0F}}}),
+      pointwise_case("HardSwish", -1, hard_swish),
+      pointwise_case("HardSwish", -4, hard_swish, "_low"),
+      pointwise_case("HardSwish", 2, hard_swish, "_high"),
+      pointwise_case("LeakyRelu", -1, leaky(0.01F)),
+      pointwise_case("LeakyRelu", -1, leaky(0.25), "_alpha", {{"alpha", {0.25F}}}),
+      pointwise_case("Log", 1, [](double x) { return std::log(x); }),
+      pointwise_case("Neg", -1, [](double x) { return -x; }),
+      pointwise_case("Reciprocal", 1, [](double x) { return 1 / x; }),
+      pointwise_case("Sigmoid", -1, sigmoid),
+      pointwise_case("Sqrt", 1, [](double x) { return std::sqrt(x); }),
+      pointwise_case("Tanh", -1, [](double x) { return std::tanh(x); }),
+  };
+}
+
+// f(a, b) of two activations, both shifted into [1, 3) where `positive`.
+OpCase binary_case(const std::string& type, const std::string& name, const Shape& a, const Shape& b,
+                   std::function<double(double, double)> f, bool positive = false) {
+  const double offset = positive ? 2 : 0;
+  return {type + name,
+          {a, b},
+          [=](GraphBuilder& builder, const Ids& in) {
+            const auto shifted = [&](TensorId x) {
+              return builder.add(
+                  x, builder.filled({}, static_cast<float>(offset), TensorKind::kConstant));
+            };
+            return builder.node(type, {shifted(in[0]), shifted(in[1])});
+          },
+          [=](const std::vector<Values>& v) {
+            Shape shape = a;  // both have its rank
+            for (std::size_t d = 0; d < a.size(); ++d) shape[d] = std::max(a[d], b[d]);
+            const Values left = oracle::expand(a, v[0], shape);
+            const Values right = oracle::expand(b, v[1], shape);
+            Values y;
+            for (std::size_t i = 0; i < left.size(); ++i) {
+              y.push_back(f(left[i] + offset, right[i] + offset));
+            }
+            return y;
+          }};
+}
+
+std::vector<OpCase> binary_cases() {
+  std::vector<OpCase> cases;
+  const std::vector<std::tuple<std::string, Shape, Shape>> shapes = {
+      {"", {2, 8, 3, 3}, {2, 8, 3, 3}},
+      {"_by_channel", {2, 8, 3, 3}, {2, 8, 1, 1}},
+      {"_of_position", {2, 1, 3, 2}, {2, 8, 3, 2}},
+      {"_rank_3", {2, 4, 5}, {2, 1, 5}},
+  };
+  for (const auto& [name, a, b] : shapes) {
+    cases.push_back(binary_case(
+        "Div", name, a, b, [](double x, double y) { return x / y; }, true));
+    cases.push_back(
+        binary_case("Max", name, a, b, [](double x, double y) { return std::max(x, y); }));
+    cases.push_back(
+        binary_case("Min", name, a, b, [](double x, double y) { return std::min(x, y); }));
+    cases.push_back(binary_case("Mul", name, a, b, [](double x, double y) { return x * y; }));
+    cases.push_back(binary_case(
+        "Pow", name, a, b, [](double x, double y) { return std::pow(x, y); }, true));
+    cases.push_back(binary_case("Sub", name, a, b, [](double x, double y) { return x - y; }));
+  }
+  cases.push_back({"Mul_by_a_scale",  // a parameter that goes to every row
+                   {{3, 4, 5}},
+                   [](GraphBuilder& b, const Ids& in) {
+                     return b.node("Mul", {in[0], b.parameter({5}, 1)});
+                   },
+                   [](const std::vector<Values>& v) {
+                     Values y = v[0];
+                     for (std::size_t i = 0; i < y.size(); ++i) y[i] *= v[1][i % 5];
+                     return y;
+                   }});
+  cases.push_back({"Pow_of_2",
+                   {{3, 4}},
+                   [](GraphBuilder& b, const Ids& in) {
+                     return b.node("Pow", {in[0], b.filled({}, 2, TensorKind::kConstant)});
+                   },
+                   [](const std::vector<Values>& v) {
+                     Values y = v[0];
+                     for (double& x : y) x *= x;
+                     return y;
+                   }});
+  return cases;
+}
+
+std::vector<OpCase> transpose_cases() {
+  std::vector<OpCase> cases;
+  const std::vector<std::tuple<std::string, Shape, Ints>> orders = {
+      {"rank_3", {2, 5, 3}, {0, 2, 1}},
+      {"heads", {2, 5, 4, 3}, {0, 2, 1, 3}},
+      {"keys", {2, 5, 4, 3}, {0, 2, 3, 1}},
+      {"images", {2, 8, 3, 4}, {0, 3, 1, 2}},
+      {"none", {2, 8, 3, 4}, {0, 1, 2, 3}},
+      {"batch", {3, 4}, {1, 0}},
+      {"rank_5", {2, 3, 2, 4, 2}, {0, 4, 2, 1, 3}},
+  };
+  for (const auto& [name, x, order] : orders) {
+    cases.push_back({"Transpose_" + name,
+                     {x},
+                     [order = order](GraphBuilder& b, const Ids& in) {
+                       return b.node("Transpose", in, {{"perm", ints(order)}});
+                     },
+                     [x = x, order = order](const std::vector<Values>& v) {
+                       return oracle::transpose(x, v[0], order);
+                     }});
+  }
+  return cases;
+}
+
+std::vector<OpCase> reduce_cases() {
+  std::vector<OpCase> cases;
+  const std::vector<std::tuple<std::string, Shape, Ints, Ints>> axes_of = {
+      // name, shape, axes as written, axes ascending
+      {"tokens", {2, 5, 3}, {1}, {1}},
+      {"features", {2, 5, 3}, {-1}, {2}},
+      {"channels", {2, 8, 3, 4}, {1}, {1}},
+      {"width_and_channels", {2, 8, 3, 4}, {3, -3}, {1, 3}},
+      {"one_row", {2, 8, 3, 4}, {1, 2, 3}, {1, 2, 3}},
+  };
+  for (const char* type : {"ReduceMean", "ReduceSum"}) {
+    for (const auto& [name, x, axes, ascending] : axes_of) {
+      double count = 1;
+      for (const std::int64_t axis : ascending) {
+        count *= static_cast<double>(x[static_cast<std::size_t>(axis)]);
+      }
+      const double scale = type == std::string("ReduceMean") ? 1 / count : 1;
+      const auto oracle = [x = x, ascending = ascending, scale](const std::vector<Values>& v) {
+        return oracle::reduce(x, v[0], ascending, scale);
+      };
+      for (const std::int64_t keeps : {0, 1}) {
+        cases.push_back(
+            {type + ("_" + name) + (keeps != 0 ? "_kept" : ""),
+             {x},
+             [=, axes = axes](GraphBuilder& b, const Ids& in) {
+               return b.node(type, in, {{"axes", ints(axes)}, {"keepdims", number(keeps)}});
+             },
+             oracle});
+      }
+      cases.push_back({type + ("_" + name) + "_opset_18",
+                       {x},
+                       [=, axes = axes](GraphBuilder& b, const Ids& in) {
+                         return b.node(type, {in[0], b.ints(axes)});
+                       },
+                       oracle,
+                       18});
+    }
+  }
+  return cases;
+}
+
+std::vector<OpCase> layer_norm_cases() {
+  const auto make = [](const std::string& name, const Shape& x, const Shape& features,
+                       bool with_bias) {
+    const std::int64_t axis = -static_cast<std::int64_t>(features.size());
+    return OpCase{"LayerNormalization_" + name,
+                  {x},
+                  [=](GraphBuilder& b, const Ids& in) {
+                    Ids inputs = {in[0], b.parameter(features, 0.5F, 1)};
+                    if (with_bias) inputs.push_back(b.parameter(features, 1));
+                    return b.node("LayerNormalization", inputs,
+                                  {{"axis", number(axis)}, {"epsilon", {0.01F}}});
+                  },
+                  [=](const std::vector<Values>& v) {
+                    return oracle::layer_norm(v[0], element_count(features), v[1],
+                                              with_bias ? v[2] : Values{}, 0.01F);
+                  },
+                  17};
+  };
+  return {make("tokens", {2, 5, 7}, {7}, true), make("without_bias", {3, 6}, {6}, false),
+          make("two_dimensions", {2, 3, 4}, {3, 4}, true),
+          make("images", {2, 8, 3, 4}, {8, 3, 4}, true),
+          make("rank_4_last", {2, 8, 3, 4}, {4}, true)};
+}
+
 std::vector<OpCase> all_cases() {
   std::vector<OpCase> cases;
-  for (auto make : {conv_cases, product_cases, add_cases, channel_cases, order_cases}) {
+  for (auto make :
+       {conv_cases, product_cases, add_cases, channel_cases, order_cases, pointwise_cases,
+        binary_cases, transpose_cases, reduce_cases, layer_norm_cases}) {
     for (OpCase& c : make()) cases.push_back(std::move(c));
   }
   return cases;

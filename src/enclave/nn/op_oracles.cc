@@ -140,20 +140,79 @@ Values mat_mul(const Values& a, const Values& b, std::int64_t batches, std::int6
   return out;
 }
 
-Values add(const Shape& a_shape, const Values& a, const Shape& b_shape, const Values& b) {
-  Values out(a);
-  for (std::size_t i = 0; i < a.size(); ++i) {
+Values expand(const Shape& from, const Values& x, const Shape& to) {
+  Values out(static_cast<std::size_t>(element_count(to)));
+  for (std::size_t i = 0; i < out.size(); ++i) {
     auto rest = static_cast<std::int64_t>(i);
     std::int64_t at = 0, stride = 1;
-    for (std::size_t d = 1; d <= a_shape.size(); ++d) {
-      const std::int64_t index = rest % a_shape[a_shape.size() - d];
-      rest /= a_shape[a_shape.size() - d];
-      if (d > b_shape.size()) continue;
-      const std::int64_t dim = b_shape[b_shape.size() - d];
+    for (std::size_t d = 1; d <= to.size(); ++d) {
+      const std::int64_t index = rest % to[to.size() - d];
+      rest /= to[to.size() - d];
+      if (d > from.size()) continue;
+      const std::int64_t dim = from[from.size() - d];
       at += (dim == 1 ? 0 : index) * stride;
       stride *= dim;
     }
-    out[i] += b[static_cast<std::size_t>(at)];
+    out[i] = x[static_cast<std::size_t>(at)];
+  }
+  return out;
+}
+
+Values add(const Shape& a_shape, const Values& a, const Shape& b_shape, const Values& b) {
+  Values out = expand(b_shape, b, a_shape);
+  for (std::size_t i = 0; i < a.size(); ++i) out[i] += a[i];
+  return out;
+}
+
+Values transpose(const Shape& shape, const Values& x, const Shape& order) {
+  Shape out_shape;
+  for (const std::int64_t dim : order) out_shape.push_back(shape[static_cast<std::size_t>(dim)]);
+  Values out(x.size());
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    auto rest = static_cast<std::int64_t>(i);
+    Shape index(shape.size());
+    for (std::size_t d = out_shape.size(); d-- > 0;) {
+      index[static_cast<std::size_t>(order[d])] = rest % out_shape[d];
+      rest /= out_shape[d];
+    }
+    std::int64_t at = 0;
+    for (std::size_t d = 0; d < shape.size(); ++d) at = at * shape[d] + index[d];
+    out[i] = x[static_cast<std::size_t>(at)];
+  }
+  return out;
+}
+
+Values reduce(const Shape& shape, const Values& x, const Shape& axes, double scale) {
+  Shape out_shape = shape;
+  for (const std::int64_t axis : axes) out_shape[static_cast<std::size_t>(axis)] = 1;
+  Values out(static_cast<std::size_t>(element_count(out_shape)), 0.0);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    auto rest = static_cast<std::int64_t>(i);
+    std::int64_t at = 0, stride = 1;
+    for (std::size_t d = shape.size(); d-- > 0;) {
+      if (out_shape[d] != 1) at += rest % shape[d] * stride;
+      rest /= shape[d];
+      stride *= out_shape[d];
+    }
+    out[static_cast<std::size_t>(at)] += scale * x[i];
+  }
+  return out;
+}
+
+Values layer_norm(const Values& x, std::int64_t width, const Values& scale, const Values& bias,
+                  double epsilon) {
+  Values out(x.size());
+  const auto n = static_cast<std::size_t>(width);
+  for (std::size_t row = 0; row < x.size(); row += n) {
+    double mean = 0, variance = 0;
+    for (std::size_t i = 0; i < n; ++i) mean += x[row + i] / static_cast<double>(n);
+    for (std::size_t i = 0; i < n; ++i) {
+      variance += (x[row + i] - mean) * (x[row + i] - mean) / static_cast<double>(n);
+    }
+    for (std::size_t i = 0; i < n; ++i) {
+      out[row + i] = (x[row + i] - mean) / std::sqrt(variance + epsilon) * scale[i] +
+                     (bias.empty() ? 0 : bias[i]);
+    }
   }
   return out;
 }

@@ -32,8 +32,17 @@ Values relu(Values x);
 // a: (rows, inner), b: (inner, columns), `batches` of them.
 Values mat_mul(const Values& a, const Values& b, std::int64_t batches, std::int64_t rows,
                std::int64_t inner, std::int64_t columns);
+// x, of shape `from`, broadcast to `to`.
+Values expand(const Shape& from, const Values& x, const Shape& to);
 // b broadcasts to a's shape.
 Values add(const Shape& a_shape, const Values& a, const Shape& b_shape, const Values& b);
+// Dimension i of the result is dimension order[i] of x.
+Values transpose(const Shape& shape, const Values& x, const Shape& order);
+// Sums over the dimensions in `axes`, ascending, times `scale`.
+Values reduce(const Shape& shape, const Values& x, const Shape& axes, double scale);
+// Each run of `width` by its own mean and variance, then scale and bias (or none) a column.
+Values layer_norm(const Values& x, std::int64_t width, const Values& scale, const Values& bias,
+                  double epsilon);
 // Over `length` neighbours that are `inner` apart.
 Values softmax(const Values& x, std::int64_t outer, std::int64_t length, std::int64_t inner);
 

@@ -7,11 +7,16 @@ namespace tempo {
 
 std::span<const OpDef> op_table() {
   static const std::array kTable = {
-      add_op(),      average_pool_op(), batch_normalization_op(),
-      constant_op(), conv_op(),         dropout_op(),
-      flatten_op(),  gemm_op(),         global_average_pool_op(),
-      identity_op(), mat_mul_op(),      max_pool_op(),
-      relu_op(),     reshape_op(),      softmax_op(),
+      abs_op(),          add_op(),        average_pool_op(), batch_normalization_op(),
+      clip_op(),         constant_op(),   conv_op(),         div_op(),
+      dropout_op(),      elu_op(),        erf_op(),          exp_op(),
+      flatten_op(),      gelu_op(),       gemm_op(),         global_average_pool_op(),
+      hard_sigmoid_op(), hard_swish_op(), identity_op(),     layer_normalization_op(),
+      leaky_relu_op(),   log_op(),        mat_mul_op(),      max_op(),
+      max_pool_op(),     min_op(),        mul_op(),          neg_op(),
+      pow_op(),          reciprocal_op(), reduce_mean_op(),  reduce_sum_op(),
+      relu_op(),         reshape_op(),    sigmoid_op(),      softmax_op(),
+      sqrt_op(),         sub_op(),        tanh_op(),         transpose_op(),
   };
   return kTable;
 }

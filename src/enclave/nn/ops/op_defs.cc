@@ -47,6 +47,11 @@ bool has_fixed_floats(const Graph& graph, const Node& node, std::size_t i) {
   return tensor != nullptr && is_fixed(*tensor) && tensor->type == DataType::kFloat32;
 }
 
+std::string needs_activation(const Graph& graph, const Node& node) {
+  const Tensor* input = input_tensor(graph, node, 0);
+  return input == nullptr || is_fixed(*input) ? "its input must be an activation" : "";
+}
+
 Result<std::vector<Shape>> same_shape(const ShapeContext& context) {
   TEMPO_RETURN_IF_ERROR(check_inputs(context, 1));
   return std::vector<Shape>{context.inputs[0]};

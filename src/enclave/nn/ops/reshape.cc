@@ -40,11 +40,6 @@ void backward(OpContext& context) {
        context.in_shape(0), context.in_block(0), context.d_in[0], context.accumulate[0]);
 }
 
-std::string needs_activation(const Graph& graph, const Node& node) {
-  const Tensor* input = input_tensor(graph, node, 0);
-  return input == nullptr || is_fixed(*input) ? "its input must be an activation" : "";
-}
-
 Result<std::vector<Shape>> infer_flatten(const ShapeContext& context) {
   TEMPO_RETURN_IF_ERROR(check_inputs(context, 1));
   const Shape& in = context.inputs[0];

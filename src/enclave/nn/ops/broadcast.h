@@ -1,0 +1,64 @@
+// File: enclave/nn/ops/broadcast.h
+// Two operands that are broadcast to one result (ONNX's multidirectional broadcasting), walked in
+// the order in which the result lies in memory, whatever the layouts of the three.
+// Thread safety: plain data once made.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "enclave/nn/op.h"
+
+namespace tempo {
+
+inline constexpr std::size_t kMaxBroadcastRank = 7;
+
+// Shape rule. Errors: kBadModel for operands that do not broadcast.
+Result<std::vector<Shape>> broadcast_shape(const ShapeContext& context);
+
+class BroadcastWalk {
+ public:
+  // Of a node with two operands and one result.
+  explicit BroadcastWalk(const OpContext& context);
+
+  std::int64_t elements() const { return row_count() * width(); }
+  // The result is row_count() rows of width() elements.
+  std::int64_t width() const { return rank_ == 0 ? 1 : dims_[rank_ - 1]; }
+  std::int64_t row_count() const;
+  // Between neighbours of a row in an operand; 0 where it broadcasts.
+  std::int64_t inner_stride(std::size_t side) const {
+    return rank_ == 0 ? 0 : strides_[side][rank_ - 1];
+  }
+  // The operand is walked element for element.
+  bool is_whole(std::size_t side) const { return is_whole_[side]; }
+  // The operand is one row that goes to every row of the result.
+  bool is_row(std::size_t side) const;
+
+  // Calls body(out offset, offset in a, offset in b) for the rows in [begin, end).
+  template <class Body>
+  void rows(std::int64_t begin, std::int64_t end, const Body& body) const {
+    for (std::int64_t row = begin; row < end; ++row) {
+      std::int64_t rest = row;
+      std::array<std::int64_t, 2> at{};
+      for (std::size_t i = rank_ == 0 ? 0 : rank_ - 1; i-- > 0;) {
+        const std::int64_t index = rest % dims_[i];
+        rest /= dims_[i];
+        at[0] += index * strides_[0][i];
+        at[1] += index * strides_[1][i];
+      }
+      body(row * width(), at[0], at[1]);
+    }
+  }
+
+ private:
+  static constexpr std::size_t kMaxDims = kMaxBroadcastRank + 1;  // rank 4, blocked, has 5
+
+  std::array<std::int64_t, kMaxDims> dims_{};
+  std::size_t rank_ = 0;
+  std::array<std::array<std::int64_t, kMaxDims>, 2> strides_{};
+  std::array<bool, 2> is_whole_{};
+};
+
+}  // namespace tempo

@@ -1,0 +1,270 @@
+// Operators that map each element on its own: y = f(x), dx = f'(x) dy.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+#include "enclave/nn/ops/op_defs.h"
+#include "enclave/nn/parallel.h"
+
+namespace tempo {
+namespace {
+
+// A map is a struct with value(x) and slope(x, y), made from a node once a pass. kReadsOutput:
+// slope looks at y alone, so that x need not be kept; else at x alone.
+
+struct AbsMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AbsMap(const OpContext&) {}
+  float value(float x) const { return std::fabs(x); }
+  float slope(float x, float) const { return x > 0 ? 1.0F : x < 0 ? -1.0F : 0.0F; }
+};
+
+// Bounds that are absent do not bind. The slope at a bound is 0, as PyTorch has it for ReLU6.
+struct ClipMap {
+  static constexpr bool kReadsOutput = false;
+  float low = -std::numeric_limits<float>::infinity();
+  float high = std::numeric_limits<float>::infinity();
+  explicit ClipMap(const OpContext& context) {
+    low = context.node.float_or("min", low);  // attributes until opset 10, inputs since
+    high = context.node.float_or("max", high);
+    if (context.in.size() > 1 && context.in[1] != nullptr) low = *context.in[1];
+    if (context.in.size() > 2 && context.in[2] != nullptr) high = *context.in[2];
+  }
+  float value(float x) const {
+    const float raised = x < low ? low : x;  // keeps NaN
+    return raised > high ? high : raised;
+  }
+  float slope(float x, float) const { return x > low && x < high ? 1.0F : 0.0F; }
+};
+
+struct EluMap {
+  static constexpr bool kReadsOutput = false;
+  float alpha;
+  explicit EluMap(const OpContext& context) : alpha(context.node.float_or("alpha", 1.0F)) {}
+  float value(float x) const { return x > 0 ? x : alpha * std::expm1(x); }
+  float slope(float x, float) const { return x > 0 ? 1.0F : alpha * std::exp(x); }
+};
+
+struct ErfMap {
+  static constexpr bool kReadsOutput = false;
+  explicit ErfMap(const OpContext&) {}
+  float value(float x) const { return std::erf(x); }
+  float slope(float x, float) const {
+    return 2 * std::numbers::inv_sqrtpi_v<float> * std::exp(-x * x);
+  }
+};
+
+struct ExpMap {
+  static constexpr bool kReadsOutput = true;
+  explicit ExpMap(const OpContext&) {}
+  float value(float x) const { return std::exp(x); }
+  float slope(float, float y) const { return y; }
+};
+
+// Hendrycks and Gimpel: x times the normal distribution function, or its approximation by tanh.
+struct GeluMap {
+  static constexpr bool kReadsOutput = false;
+  bool by_tanh;
+  explicit GeluMap(const OpContext& context)
+      : by_tanh(context.node.string_or("approximate", "none") == "tanh") {}
+
+  static constexpr float kRootTwoOverPi = 0.797884560802865F;
+  static constexpr float kCubic = 0.044715F;
+
+  float value(float x) const {
+    if (by_tanh) return 0.5F * x * (1 + std::tanh(kRootTwoOverPi * (x + kCubic * x * x * x)));
+    return 0.5F * x * (1 + std::erf(x / std::numbers::sqrt2_v<float>));
+  }
+  float slope(float x, float) const {
+    if (by_tanh) {
+      const float t = std::tanh(kRootTwoOverPi * (x + kCubic * x * x * x));
+      const float inner = kRootTwoOverPi * (1 + 3 * kCubic * x * x);
+      return 0.5F * (1 + t) + 0.5F * x * (1 - t * t) * inner;
+    }
+    const float density = 0.5F * std::numbers::sqrt2_v<float> * std::numbers::inv_sqrtpi_v<float> *
+                          std::exp(-0.5F * x * x);
+    return 0.5F * (1 + std::erf(x / std::numbers::sqrt2_v<float>)) + x * density;
+  }
+};
+
+struct HardSigmoidMap {
+  static constexpr bool kReadsOutput = true;
+  float alpha;
+  float beta;
+  explicit HardSigmoidMap(const OpContext& context)
+      : alpha(context.node.float_or("alpha", 0.2F)), beta(context.node.float_or("beta", 0.5F)) {}
+  float value(float x) const { return std::min(1.0F, std::max(0.0F, alpha * x + beta)); }
+  float slope(float, float y) const { return y > 0 && y < 1 ? alpha : 0.0F; }
+};
+
+struct HardSwishMap {
+  static constexpr bool kReadsOutput = false;
+  explicit HardSwishMap(const OpContext&) {}
+  float value(float x) const { return x * std::min(1.0F, std::max(0.0F, x / 6 + 0.5F)); }
+  float slope(float x, float) const { return x <= -3 ? 0.0F : x >= 3 ? 1.0F : x / 3 + 0.5F; }
+};
+
+struct LeakyReluMap {
+  static constexpr bool kReadsOutput = false;
+  float alpha;
+  explicit LeakyReluMap(const OpContext& context) : alpha(context.node.float_or("alpha", 0.01F)) {}
+  float value(float x) const { return x < 0 ? alpha * x : x; }
+  float slope(float x, float) const { return x > 0 ? 1.0F : alpha; }
+};
+
+struct LogMap {
+  static constexpr bool kReadsOutput = false;
+  explicit LogMap(const OpContext&) {}
+  float value(float x) const { return std::log(x); }
+  float slope(float x, float) const { return 1 / x; }
+};
+
+struct NegMap {
+  static constexpr bool kReadsOutput = true;  // in fact neither
+  explicit NegMap(const OpContext&) {}
+  float value(float x) const { return -x; }
+  float slope(float, float) const { return -1; }
+};
+
+struct ReciprocalMap {
+  static constexpr bool kReadsOutput = true;
+  explicit ReciprocalMap(const OpContext&) {}
+  float value(float x) const { return 1 / x; }
+  float slope(float, float y) const { return -y * y; }
+};
+
+struct SigmoidMap {
+  static constexpr bool kReadsOutput = true;
+  explicit SigmoidMap(const OpContext&) {}
+  float value(float x) const { return 1 / (1 + std::exp(-x)); }
+  float slope(float, float y) const { return y * (1 - y); }
+};
+
+struct SqrtMap {
+  static constexpr bool kReadsOutput = true;
+  explicit SqrtMap(const OpContext&) {}
+  float value(float x) const { return std::sqrt(x); }
+  float slope(float, float y) const { return 0.5F / y; }
+};
+
+struct TanhMap {
+  static constexpr bool kReadsOutput = true;
+  explicit TanhMap(const OpContext&) {}
+  float value(float x) const { return std::tanh(x); }
+  float slope(float, float y) const { return 1 - y * y; }
+};
+
+template <class Map>
+void forward(OpContext& context) {
+  const Map map(context);
+  const float* x = context.in[0];
+  float* y = context.out[0];
+  for_elements(context.pool, element_count(context.in_shape(0)),
+               [&](std::int64_t begin, std::int64_t count) {
+                 for (std::int64_t i = begin; i < begin + count; ++i) y[i] = map.value(x[i]);
+               });
+}
+
+template <class Map>
+void backward(OpContext& context) {
+  if (context.d_in[0] == nullptr) return;
+  const Map map(context);
+  // Of the two only the one that the map reads is still there.
+  const float* kept = Map::kReadsOutput ? context.out[0] : context.in[0];
+  const float* dy = context.d_out[0];
+  float* dx = context.d_in[0];
+  const bool accumulate = context.accumulate[0];
+  for_elements(context.pool, element_count(context.in_shape(0)),
+               [&](std::int64_t begin, std::int64_t count) {
+                 for (std::int64_t i = begin; i < begin + count; ++i) {
+                   const float d = map.slope(kept[i], kept[i]) * dy[i];
+                   dx[i] = accumulate ? dx[i] + d : d;
+                 }
+               });
+}
+
+template <class Map>
+OpDef pointwise_op(std::string_view type, int min_opset = 6) {
+  return {.type = type,
+          .min_opset = min_opset,
+          .unsupported = needs_activation,
+          .infer = same_shape,
+          .forward = forward<Map>,
+          .backward = backward<Map>,
+          .needs = {.inputs = !Map::kReadsOutput, .outputs = Map::kReadsOutput},
+          .blocking = Blocking::kSame,
+          .in_place_inputs = 1};
+}
+
+std::string unsupported_clip(const Graph& graph, const Node& node) {
+  for (const std::size_t bound : {1U, 2U}) {
+    const Tensor* tensor = input_tensor(graph, node, bound);
+    if (tensor == nullptr) continue;
+    if (tensor->kind != TensorKind::kConstant || tensor->floats.size() != 1) {
+      return "its bounds must be constants";
+    }
+  }
+  return needs_activation(graph, node);
+}
+
+std::string unsupported_gelu(const Graph& graph, const Node& node) {
+  const std::string form = node.string_or("approximate", "none");
+  return form == "none" || form == "tanh" ? needs_activation(graph, node)
+                                          : "its approximation " + form + " is unknown";
+}
+
+}  // namespace
+
+OpDef abs_op() {
+  return pointwise_op<AbsMap>("Abs");
+}
+OpDef clip_op() {
+  OpDef op = pointwise_op<ClipMap>("Clip");
+  op.notes = "by constants";
+  op.unsupported = unsupported_clip;
+  return op;
+}
+OpDef elu_op() {
+  return pointwise_op<EluMap>("Elu");
+}
+OpDef erf_op() {
+  return pointwise_op<ErfMap>("Erf", 9);
+}
+OpDef exp_op() {
+  return pointwise_op<ExpMap>("Exp");
+}
+OpDef gelu_op() {
+  OpDef op = pointwise_op<GeluMap>("Gelu", 20);
+  op.unsupported = unsupported_gelu;
+  return op;
+}
+OpDef hard_sigmoid_op() {
+  return pointwise_op<HardSigmoidMap>("HardSigmoid");
+}
+OpDef hard_swish_op() {
+  return pointwise_op<HardSwishMap>("HardSwish", 14);
+}
+OpDef leaky_relu_op() {
+  return pointwise_op<LeakyReluMap>("LeakyRelu");
+}
+OpDef log_op() {
+  return pointwise_op<LogMap>("Log");
+}
+OpDef neg_op() {
+  return pointwise_op<NegMap>("Neg");
+}
+OpDef reciprocal_op() {
+  return pointwise_op<ReciprocalMap>("Reciprocal");
+}
+OpDef sigmoid_op() {
+  return pointwise_op<SigmoidMap>("Sigmoid");
+}
+OpDef sqrt_op() {
+  return pointwise_op<SqrtMap>("Sqrt");
+}
+OpDef tanh_op() {
+  return pointwise_op<TanhMap>("Tanh");
+}
+
+}  // namespace tempo
