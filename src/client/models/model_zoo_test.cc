@@ -1,6 +1,5 @@
 #include "client/models/model_zoo.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -11,8 +10,6 @@
 
 namespace tempo {
 namespace {
-
-using ::testing::HasSubstr;
 
 ModelRequest request_for(const std::string& kind, std::int64_t channels, std::int64_t side,
                          std::int64_t classes) {
