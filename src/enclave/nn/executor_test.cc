@@ -310,6 +310,21 @@ TEST(Executor, NormalisesByRunningStatisticsInInferenceAndUpdatesThemInTraining)
   for (std::size_t i = 0; i < 2; ++i) EXPECT_NEAR(inference.executor->output()[i], want[i], 1e-6);
 }
 
+TEST(Executor, ABatchOfOneLeavesRunningStatisticsAlone) {
+  GraphBuilder b;
+  const TensorId x = b.input({2});
+  Graph graph = b.finish(b.batch_norm(x, 2));
+  const auto mean = static_cast<std::size_t>(graph.nodes[0].inputs[3]);
+  const auto variance = static_cast<std::size_t>(graph.nodes[0].inputs[4]);
+  const auto means = graph.tensors[mean].floats;
+  const auto variances = graph.tensors[variance].floats;
+  Rig training(graph, {.batch = 1});
+  std::ranges::copy(std::vector<float>{5, -7}, training.executor->input().begin());
+  ASSERT_TRUE(training.executor->forward(0).ok());
+  EXPECT_EQ(graph.tensors[mean].floats, means);
+  EXPECT_EQ(graph.tensors[variance].floats, variances);
+}
+
 TEST(Executor, FrozenStatisticsHoldInTraining) {
   GraphBuilder b;
   const TensorId x = b.input({2});

@@ -117,6 +117,33 @@ TEST(Plan, AutoKeepsNarrowOperatorsInside) {
   EXPECT_FALSE(plan->ops[2].offloaded);
 }
 
+TEST(Plan, KeepsInsideWhatNoSlotHolds) {
+  PlanOptions o = options(2);
+  o.policy = OffloadPolicy::kAll;
+  o.max_slot_bytes = 4096;  // 1,024 values
+  const auto plan = make_plan({make_op(0, dense(8, 1024, 64)), make_op(1, dense(8, 1025, 64)),
+                               make_op(2, dense(8, 64, 1025))},
+                              o);
+  ASSERT_TRUE(plan.ok()) << plan.error().one_line();
+  EXPECT_TRUE(plan->ops[0].offloaded);
+  EXPECT_FALSE(plan->ops[1].offloaded);
+  EXPECT_FALSE(plan->ops[2].offloaded);
+  for (const Slice& slice : plan->ops[0].m_slices) EXPECT_EQ(slice.size(), 1);
+}
+
+// A worker that is refused leaves rows behind; the more of them there may be, the harder the goal.
+TEST(Plan, CountsRowsOfRefusedProducts) {
+  const auto rounds = [](std::size_t workers, StepMode mode) {
+    PlanOptions o = options(static_cast<int>(workers));
+    o.policy = OffloadPolicy::kAll;
+    o.mode = mode;
+    const auto plan = make_plan({make_op(0, dense(4096, 64, 64))}, o);
+    EXPECT_TRUE(plan.ok());
+    return plan->ops[0].rounds_forward;
+  };
+  EXPECT_GT(rounds(2, StepMode::kTraining), rounds(2, StepMode::kInference));
+}
+
 TEST(Plan, RefusesWhatCannotBe) {
   PlanOptions o = options(0);
   o.policy = OffloadPolicy::kAll;

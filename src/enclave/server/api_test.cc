@@ -111,6 +111,7 @@ TEST_F(ApiTest, RefusesUnknownJobsAndFiles) {
   EXPECT_EQ(call("PUT", "/v1/jobs/0123456789abcdef/model", "x").status, 404U);
   EXPECT_EQ(call("GET", "/v1/jobs/0123456789abcdef/events").status, 404U);
   EXPECT_EQ(call("PUT", create() + "/data/..%2Fpasswd", "x").status, 404U);
+  EXPECT_EQ(call("GET", create() + "/events").status, 409U) << "not started: it would never end";
 }
 
 TEST_F(ApiTest, RefusesBadSpecs) {
