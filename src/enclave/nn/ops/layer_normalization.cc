@@ -2,9 +2,9 @@
 // variance, then a scale and a bias a feature.
 #include <cmath>
 
-#include "base/buffer.h"
 #include "enclave/nn/feature_view.h"
 #include "enclave/nn/kernels.h"
+#include "enclave/nn/ops/onnx_ordered.h"
 #include "enclave/nn/ops/op_defs.h"
 #include "enclave/nn/parallel.h"
 
@@ -57,64 +57,19 @@ std::string unsupported(const Graph& graph, const Node& node) {
   return needs_activation(graph, node);
 }
 
-// By row, kept for backward.
-struct Saved {
-  float* mean;
-  float* inverse_deviation;
-};
-
+// For backward: the mean of every row, then its inverse deviation.
 std::int64_t saved_bytes(const Node& node, const Shapes& shapes) {
   const Rows rows(node, shapes[static_cast<std::size_t>(node.inputs[0])]);
   return 2 * rows.count * static_cast<std::int64_t>(sizeof(float));
 }
-
-// A rank-4 tensor in ONNX's order, where its rows are contiguous; else where it lies.
-class Ordered {
- public:
-  Ordered(ThreadPool& pool, const Shape& shape, const float* data) : data_(data) {
-    if (is_onnx_order(shape, 0)) return;
-    copy_ = AlignedBuffer<float>(static_cast<std::size_t>(element_count(shape)));
-    to_onnx_order(pool, shape, 0, data, copy_.data());
-    data_ = copy_.data();
-  }
-  const float* data() const { return data_; }
-
- private:
-  AlignedBuffer<float> copy_;
-  const float* data_;
-};
-
-// Where a result in ONNX's order is made: in place, or beside it.
-class OrderedResult {
- public:
-  OrderedResult(ThreadPool& pool, const Shape& shape, float* data, bool accumulate)
-      : pool_(pool), shape_(shape), data_(data), accumulate_(accumulate) {
-    if (!is_onnx_order(shape, 0)) {
-      own_ = AlignedBuffer<float>(static_cast<std::size_t>(element_count(shape)));
-    }
-  }
-  bool is_direct() const { return own_.size() == 0; }
-  float* data() { return is_direct() ? data_ : own_.data(); }
-  bool accumulates() const { return is_direct() && accumulate_; }
-  void finish() {
-    if (!is_direct()) from_onnx_order(pool_, shape_, 0, own_.data(), data_, accumulate_);
-  }
-
- private:
-  ThreadPool& pool_;
-  const Shape& shape_;
-  float* data_;
-  bool accumulate_;
-  AlignedBuffer<float> own_;
-};
 
 void forward(OpContext& context) {
   const Shape& shape = context.in_shape(0);
   const Rows rows(context.node, shape);
   const double epsilon = static_cast<double>(context.node.float_or("epsilon", 1e-5F));
   auto* saved = reinterpret_cast<float*>(context.saved);
-  const Ordered x(context.pool, shape, context.in[0]);
-  OrderedResult y(context.pool, shape, context.out[0], false);
+  const OnnxOrdered x(context.pool, shape, context.in[0]);
+  OnnxOrderedResult y(context.pool, shape, context.out[0], false);
   const float* scale = context.in[1];
   const float* bias = context.in.size() > 2 ? context.in[2] : nullptr;
   context.pool.parallel_for(
@@ -151,7 +106,7 @@ void input_gradient(OpContext& context, const Rows& rows, const float* x, const 
   const Shape& shape = context.in_shape(0);
   const auto* saved = reinterpret_cast<const float*>(context.saved);
   const float* scale = context.in[1];
-  OrderedResult dx(context.pool, shape, context.d_in[0], context.accumulate[0]);
+  OnnxOrderedResult dx(context.pool, shape, context.d_in[0], context.accumulate[0]);
   const bool accumulate = dx.accumulates();
   const auto width = static_cast<double>(rows.width);
   context.pool.parallel_for(
@@ -209,8 +164,8 @@ void parameter_gradients(OpContext& context, const Rows& rows, const float* x, c
 void backward(OpContext& context) {
   const Shape& shape = context.in_shape(0);
   const Rows rows(context.node, shape);
-  const Ordered x(context.pool, shape, context.in[0]);
-  const Ordered dy(context.pool, shape, context.d_out[0]);
+  const OnnxOrdered x(context.pool, shape, context.in[0]);
+  const OnnxOrdered dy(context.pool, shape, context.d_out[0]);
   parameter_gradients(context, rows, x.data(), dy.data());
   // Last: its place may be that of d_out.
   if (context.d_in[0] != nullptr) input_gradient(context, rows, x.data(), dy.data());

@@ -2,6 +2,7 @@
 
 #include "base/buffer.h"
 #include "enclave/nn/feature_view.h"
+#include "enclave/nn/ops/onnx_ordered.h"
 #include "enclave/nn/ops/op_defs.h"
 #include "matrix/gemm.h"
 
@@ -78,22 +79,6 @@ std::int64_t operand_index(const Shape& operand, const Shape& out, std::int64_t 
   return index;
 }
 
-// A tensor in ONNX's order: where it lies when it lies so, else a copy.
-class OnnxOrdered {
- public:
-  OnnxOrdered(ThreadPool& pool, const Shape& shape, const float* data) : data_(data) {
-    if (is_onnx_order(shape, 0)) return;
-    copy_ = AlignedBuffer<float>(static_cast<std::size_t>(element_count(shape)));
-    to_onnx_order(pool, shape, 0, data, copy_.data());
-    data_ = copy_.data();
-  }
-  const float* data() const { return data_; }
-
- private:
-  AlignedBuffer<float> copy_;
-  const float* data_;
-};
-
 // Weights lie in ONNX's order, of whatever rank they are.
 Shape memory_shape(const OpContext& context, int i) {
   const Shape& shape = context.in_shape(i);
@@ -119,16 +104,14 @@ void forward(OpContext& context) {
   const Product p(context);
   const OnnxOrdered a(context.pool, memory_shape(context, 0), context.in[0]);
   const OnnxOrdered b(context.pool, memory_shape(context, 1), context.in[1]);
-  const bool direct = is_onnx_order(p.out, 0);
-  AlignedBuffer<float> scratch(direct ? 0 : static_cast<std::size_t>(element_count(p.out)));
-  float* out = direct ? context.out[0] : scratch.data();
+  OnnxOrderedResult out(context.pool, p.out, context.out[0], false);
   for (std::int64_t i = 0; i < p.batches; ++i) {
     gemm(Transpose::kNo, Transpose::kNo, p.rows, p.columns, p.inner, 1,
          a.data() + operand_index(p.a, p.out, i) * p.rows * p.inner, p.inner,
          b.data() + operand_index(p.b, p.out, i) * p.inner * p.columns, p.columns, 0,
-         out + i * p.rows * p.columns, p.columns);
+         out.data() + i * p.rows * p.columns, p.columns);
   }
-  if (!direct) from_onnx_order(context.pool, p.out, 0, out, context.out[0]);
+  out.finish();
 }
 
 // dA = dC B^T and dB = A^T dC, summed over what was broadcast.
