@@ -74,9 +74,8 @@ struct NodeTest {
     Tensor tensor;
     tensor.declared = info->dims;
     tensor.type = info->type;
-    const bool both_activations =
-        op == "MatMul" || (position == 1 && op != "Clip" && find_op(op) != nullptr &&
-                           find_op(op)->in_place_inputs == 2);
+    const bool both_activations = op == "MatMul" || (position == 1 && find_op(op) != nullptr &&
+                                                     find_op(op)->in_place_inputs == 2);
     if (position > 0 && !both_activations) {
       tensor.kind = op == "Reshape" || op == "Clip" || op.starts_with("Reduce")
                         ? TensorKind::kConstant

@@ -67,43 +67,25 @@ void backward_whole(OpContext& context, const OutputGradient& gradient, std::siz
   });
 }
 
-// Sums over rows for an operand that is one row, such as a bias.
-void backward_row(OpContext& context, const OutputGradient& gradient, const BroadcastWalk& walk,
-                  std::size_t side) {
+// Sums over rows for an operand that is one row, such as a bias, where nothing is masked.
+void backward_row(OpContext& context, const BroadcastWalk& walk, std::size_t side) {
   const FeatureView view{.positions = walk.row_count(), .width = walk.width()};
-  const std::vector<double> sums =
-      reduce_rows(context.pool, view, 1, [&](const RowRun& run, double* to) {
-        if (gradient.out == nullptr) {
-          kernels::column_sums(gradient.d_out + run.offset, run.rows, run.width, to);
-          return;
-        }
-        std::vector<float> row(static_cast<std::size_t>(run.width));
-        for (std::int64_t r = 0; r < run.rows; ++r) {
-          gradient.give(run.offset + r * run.width, run.width, row.data(), false);
-          kernels::column_sums(row.data(), 1, run.width, to);
-        }
-      });
-  store_sums(sums, context.d_in[side], context.accumulate[side]);
+  const auto add_rows = [&](const RowRun& run, double* to) {
+    kernels::column_sums(context.d_out[0] + run.offset, run.rows, run.width, to);
+  };
+  store_sums(reduce_rows(context.pool, view, 1, add_rows), context.d_in[side],
+             context.accumulate[side]);
 }
 
-// Sums over whatever was broadcast, on one thread.
 void backward_sums(OpContext& context, const OutputGradient& gradient, const BroadcastWalk& walk,
                    std::size_t side) {
-  const std::int64_t elements = element_count(context.in_shape(static_cast<int>(side)));
-  std::vector<double> sums(static_cast<std::size_t>(elements), 0.0);
-  const std::int64_t width = walk.width();
-  const std::int64_t stride = walk.inner_stride(side);
-  std::vector<float> row(static_cast<std::size_t>(width));
-  walk.rows(0, walk.row_count(), [&](std::int64_t from, std::int64_t to_a, std::int64_t to_b) {
-    double* to = sums.data() + (side == 0 ? to_a : to_b);
-    gradient.give(from, width, row.data(), false);
-    if (stride == 1) {
-      kernels::column_sums(row.data(), 1, width, to);
-      return;
-    }
-    for (std::int64_t i = 0; i < width; ++i) to[i * stride] += static_cast<double>(row[i]);
+  sum_broadcast(context, walk, side, [&](std::int64_t begin, std::int64_t end, const auto& body) {
+    std::vector<float> row(static_cast<std::size_t>(walk.width()));
+    walk.rows(begin, end, [&](std::int64_t from, std::int64_t at_a, std::int64_t at_b) {
+      gradient.give(from, walk.width(), row.data(), false);
+      body(side == 0 ? at_a : at_b, row.data());
+    });
   });
-  store_sums(sums, context.d_in[side], context.accumulate[side]);
 }
 
 void backward(OpContext& context) {
@@ -116,8 +98,8 @@ void backward(OpContext& context) {
       if (d_in == nullptr || (d_in == context.d_out[0]) != in_place) continue;
       if (walk.is_whole(side)) {
         backward_whole(context, gradient, side, walk.elements());
-      } else if (walk.is_row(side)) {
-        backward_row(context, gradient, walk, side);
+      } else if (walk.is_row(side) && gradient.out == nullptr) {
+        backward_row(context, walk, side);
       } else {
         backward_sums(context, gradient, walk, side);
       }

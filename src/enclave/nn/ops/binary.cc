@@ -119,29 +119,9 @@ void backward_side(OpContext& context, const BroadcastWalk& walk, std::size_t si
                               });
     return;
   }
-  if (walk.is_row(side)) {
-    const FeatureView view{.positions = walk.row_count(), .width = width};
-    store_sums(reduce_rows(context.pool, view, 1,
-                           [&](const RowRun& run, double* to) {
-                             const std::int64_t first = run.offset / width;
-                             gradient.rows(first, first + run.rows,
-                                           [&](std::int64_t, const float* row) {
-                                             kernels::column_sums(row, 1, width, to);
-                                           });
-                           }),
-               d_in, accumulate);
-    return;
-  }
-  // Whatever else was broadcast, on one thread.
-  std::vector<double> sums(
-      static_cast<std::size_t>(element_count(context.in_shape(static_cast<int>(side)))), 0.0);
-  const std::int64_t stride = walk.inner_stride(side);
-  gradient.rows(0, walk.row_count(), [&](std::int64_t to, const float* row) {
-    for (std::int64_t i = 0; i < width; ++i) {
-      sums[static_cast<std::size_t>(to + i * stride)] += static_cast<double>(row[i]);
-    }
+  sum_broadcast(context, walk, side, [&](std::int64_t begin, std::int64_t end, const auto& body) {
+    gradient.rows(begin, end, body);
   });
-  store_sums(sums, d_in, accumulate);
 }
 
 template <class Map>

@@ -9,7 +9,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "enclave/nn/kernels.h"
 #include "enclave/nn/op.h"
+#include "enclave/nn/parallel.h"
 
 namespace tempo {
 
@@ -60,5 +62,37 @@ class BroadcastWalk {
   std::array<std::array<std::int64_t, kMaxDims>, 2> strides_{};
   std::array<bool, 2> is_whole_{};
 };
+
+// The gradient of an operand that is not whole, summed over what was broadcast. rows(begin, end,
+// body) calls body(offset of the row in the operand, its gradient) for rows of the result.
+template <class Rows>
+void sum_broadcast(OpContext& context, const BroadcastWalk& walk, std::size_t side,
+                   const Rows& rows) {
+  const std::int64_t width = walk.width();
+  if (walk.is_row(side)) {
+    const FeatureView view{.positions = walk.row_count(), .width = width};
+    const auto add_rows = [&](const RowRun& run, double* to) {
+      const std::int64_t first = run.offset / width;
+      rows(first, first + run.rows,
+           [&](std::int64_t, const float* row) { kernels::column_sums(row, 1, width, to); });
+    };
+    store_sums(reduce_rows(context.pool, view, 1, add_rows), context.d_in[side],
+               context.accumulate[side]);
+    return;
+  }
+  // Whatever else was broadcast, on one thread.
+  std::vector<double> sums(
+      static_cast<std::size_t>(element_count(context.in_shape(static_cast<int>(side)))), 0.0);
+  const std::int64_t stride = walk.inner_stride(side);
+  rows(0, walk.row_count(), [&](std::int64_t at, const float* row) {
+    double* to = sums.data() + at;
+    if (stride == 1) {
+      kernels::column_sums(row, 1, width, to);
+      return;
+    }
+    for (std::int64_t i = 0; i < width; ++i) to[i * stride] += static_cast<double>(row[i]);
+  });
+  store_sums(sums, context.d_in[side], context.accumulate[side]);
+}
 
 }  // namespace tempo
