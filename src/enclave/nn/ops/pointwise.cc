@@ -10,14 +10,14 @@
 namespace tempo {
 namespace {
 
-// A map is a struct with value(x) and slope(x, y), made from a node once a pass. kReadsOutput:
-// slope looks at y alone, so that x need not be kept; else at x alone.
+// A map is a struct with value(x) and slope, made from a node once a pass. kReadsOutput: slope is a
+// function of y, so that x need not be kept; else of x.
 
 struct AbsMap {
   static constexpr bool kReadsOutput = false;
   explicit AbsMap(const OpContext&) {}
   float value(float x) const { return std::fabs(x); }
-  float slope(float x, float) const { return x > 0 ? 1.0F : x < 0 ? -1.0F : 0.0F; }
+  float slope(float x) const { return x > 0 ? 1.0F : x < 0 ? -1.0F : 0.0F; }
 };
 
 // Bounds that are absent do not bind. The slope at a bound is 0, as PyTorch has it for ReLU6.
@@ -35,7 +35,7 @@ struct ClipMap {
     const float raised = x < low ? low : x;  // keeps NaN
     return raised > high ? high : raised;
   }
-  float slope(float x, float) const { return x > low && x < high ? 1.0F : 0.0F; }
+  float slope(float x) const { return x > low && x < high ? 1.0F : 0.0F; }
 };
 
 struct EluMap {
@@ -43,23 +43,21 @@ struct EluMap {
   float alpha;
   explicit EluMap(const OpContext& context) : alpha(context.node.float_or("alpha", 1.0F)) {}
   float value(float x) const { return x > 0 ? x : alpha * std::expm1(x); }
-  float slope(float x, float) const { return x > 0 ? 1.0F : alpha * std::exp(x); }
+  float slope(float x) const { return x > 0 ? 1.0F : alpha * std::exp(x); }
 };
 
 struct ErfMap {
   static constexpr bool kReadsOutput = false;
   explicit ErfMap(const OpContext&) {}
   float value(float x) const { return std::erf(x); }
-  float slope(float x, float) const {
-    return 2 * std::numbers::inv_sqrtpi_v<float> * std::exp(-x * x);
-  }
+  float slope(float x) const { return 2 * std::numbers::inv_sqrtpi_v<float> * std::exp(-x * x); }
 };
 
 struct ExpMap {
   static constexpr bool kReadsOutput = true;
   explicit ExpMap(const OpContext&) {}
   float value(float x) const { return std::exp(x); }
-  float slope(float, float y) const { return y; }
+  float slope(float y) const { return y; }
 };
 
 // Hendrycks and Gimpel: x times the normal distribution function, or its approximation by tanh.
@@ -76,7 +74,7 @@ struct GeluMap {
     if (by_tanh) return 0.5F * x * (1 + std::tanh(kRootTwoOverPi * (x + kCubic * x * x * x)));
     return 0.5F * x * (1 + std::erf(x / std::numbers::sqrt2_v<float>));
   }
-  float slope(float x, float) const {
+  float slope(float x) const {
     if (by_tanh) {
       const float t = std::tanh(kRootTwoOverPi * (x + kCubic * x * x * x));
       const float inner = kRootTwoOverPi * (1 + 3 * kCubic * x * x);
@@ -95,14 +93,14 @@ struct HardSigmoidMap {
   explicit HardSigmoidMap(const OpContext& context)
       : alpha(context.node.float_or("alpha", 0.2F)), beta(context.node.float_or("beta", 0.5F)) {}
   float value(float x) const { return std::min(1.0F, std::max(0.0F, alpha * x + beta)); }
-  float slope(float, float y) const { return y > 0 && y < 1 ? alpha : 0.0F; }
+  float slope(float y) const { return y > 0 && y < 1 ? alpha : 0.0F; }
 };
 
 struct HardSwishMap {
   static constexpr bool kReadsOutput = false;
   explicit HardSwishMap(const OpContext&) {}
   float value(float x) const { return x * std::min(1.0F, std::max(0.0F, x / 6 + 0.5F)); }
-  float slope(float x, float) const { return x <= -3 ? 0.0F : x >= 3 ? 1.0F : x / 3 + 0.5F; }
+  float slope(float x) const { return x <= -3 ? 0.0F : x >= 3 ? 1.0F : x / 3 + 0.5F; }
 };
 
 struct LeakyReluMap {
@@ -110,49 +108,49 @@ struct LeakyReluMap {
   float alpha;
   explicit LeakyReluMap(const OpContext& context) : alpha(context.node.float_or("alpha", 0.01F)) {}
   float value(float x) const { return x < 0 ? alpha * x : x; }
-  float slope(float x, float) const { return x > 0 ? 1.0F : alpha; }
+  float slope(float x) const { return x > 0 ? 1.0F : alpha; }
 };
 
 struct LogMap {
   static constexpr bool kReadsOutput = false;
   explicit LogMap(const OpContext&) {}
   float value(float x) const { return std::log(x); }
-  float slope(float x, float) const { return 1 / x; }
+  float slope(float x) const { return 1 / x; }
 };
 
 struct NegMap {
   static constexpr bool kReadsOutput = true;  // in fact neither
   explicit NegMap(const OpContext&) {}
   float value(float x) const { return -x; }
-  float slope(float, float) const { return -1; }
+  float slope(float) const { return -1; }
 };
 
 struct ReciprocalMap {
   static constexpr bool kReadsOutput = true;
   explicit ReciprocalMap(const OpContext&) {}
   float value(float x) const { return 1 / x; }
-  float slope(float, float y) const { return -y * y; }
+  float slope(float y) const { return -y * y; }
 };
 
 struct SigmoidMap {
   static constexpr bool kReadsOutput = true;
   explicit SigmoidMap(const OpContext&) {}
   float value(float x) const { return 1 / (1 + std::exp(-x)); }
-  float slope(float, float y) const { return y * (1 - y); }
+  float slope(float y) const { return y * (1 - y); }
 };
 
 struct SqrtMap {
   static constexpr bool kReadsOutput = true;
   explicit SqrtMap(const OpContext&) {}
   float value(float x) const { return std::sqrt(x); }
-  float slope(float, float y) const { return 0.5F / y; }
+  float slope(float y) const { return 0.5F / y; }
 };
 
 struct TanhMap {
   static constexpr bool kReadsOutput = true;
   explicit TanhMap(const OpContext&) {}
   float value(float x) const { return std::tanh(x); }
-  float slope(float, float y) const { return 1 - y * y; }
+  float slope(float y) const { return 1 - y * y; }
 };
 
 template <class Map>
@@ -170,7 +168,6 @@ template <class Map>
 void backward(OpContext& context) {
   if (context.d_in[0] == nullptr) return;
   const Map map(context);
-  // Of the two only the one that the map reads is still there.
   const float* kept = Map::kReadsOutput ? context.out[0] : context.in[0];
   const float* dy = context.d_out[0];
   float* dx = context.d_in[0];
@@ -178,7 +175,7 @@ void backward(OpContext& context) {
   for_elements(context.pool, element_count(context.in_shape(0)),
                [&](std::int64_t begin, std::int64_t count) {
                  for (std::int64_t i = begin; i < begin + count; ++i) {
-                   const float d = map.slope(kept[i], kept[i]) * dy[i];
+                   const float d = map.slope(kept[i]) * dy[i];
                    dx[i] = accumulate ? dx[i] + d : d;
                  }
                });

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <numeric>
 
 #include "enclave/nn/ops/op_defs.h"
@@ -17,23 +18,17 @@ Result<std::vector<Shape>> infer(const ShapeContext& context) {
   TEMPO_RETURN_IF_ERROR(check_inputs(context, 1));
   const Shape& in = context.inputs[0];
   const std::vector<std::int64_t> order = order_of(context.node, in.size());
-  std::vector<bool> seen(in.size(), false);
-  Shape out;
-  for (const std::int64_t dim : order) {
-    const bool fits = dim >= 0 && dim < static_cast<std::int64_t>(in.size()) &&
-                      !seen[static_cast<std::size_t>(dim)] && order.size() == in.size();
-    if (!fits) {
-      return shape_error(context.node, "Transpose's order is no permutation of the dimensions",
-                         "each of 0 to " + std::to_string(in.size()) + " - 1 once",
-                         shape_to_string(order));
-    }
-    seen[static_cast<std::size_t>(dim)] = true;
-    out.push_back(in[static_cast<std::size_t>(dim)]);
-  }
-  if (out.size() != in.size()) {
+  std::vector<std::int64_t> sorted = order;
+  std::sort(sorted.begin(), sorted.end());
+  std::vector<std::int64_t> dims(in.size());
+  std::iota(dims.begin(), dims.end(), 0);
+  if (sorted != dims) {
     return shape_error(context.node, "Transpose's order is no permutation of the dimensions",
-                       std::to_string(in.size()) + " dimensions", std::to_string(out.size()));
+                       "each dimension of " + shape_to_string(in) + " once",
+                       shape_to_string(order));
   }
+  Shape out;
+  for (const std::int64_t dim : order) out.push_back(in[static_cast<std::size_t>(dim)]);
   return std::vector<Shape>{out};
 }
 
