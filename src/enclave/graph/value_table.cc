@@ -75,14 +75,13 @@ Result<const FoldedInts*> ValueTable::known_ints(Value* value) {
   return value->ints ? &*value->ints : nullptr;
 }
 
-Value& ValueTable::at(const std::string& name) {
+const std::string& ValueTable::tied_to(const std::string& name) const {
   const auto tie = ties_.find(name);
-  return values_.at(tie == ties_.end() ? name : tie->second);
+  return tie == ties_.end() ? name : tie->second;
 }
 
 Result<TensorId> ValueTable::constant_tensor(const std::string& used_name, const Role& role) {
-  const auto tie = ties_.find(used_name);
-  const std::string& name = tie == ties_.end() ? used_name : tie->second;
+  const std::string& name = tied_to(used_name);
   Value& value = values_.at(name);
   if (value.id != kNoTensor) {
     const Tensor& tensor = graph_.tensors[static_cast<std::size_t>(value.id)];
@@ -180,9 +179,7 @@ bool ValueTable::alias_constant(const Node& node, const onnx::NodeProto& proto, 
   if (!is_identity && !is_cast) return false;
   if (is_identity && source.is_trainable && is_float(source.constant) &&
       !has_equal_elements(*source.constant)) {
-    const auto tie = ties_.find(proto.input(0));
-    const std::string first = tie == ties_.end() ? proto.input(0) : tie->second;
-    ties_[proto.output(0)] = first;
+    ties_.emplace(proto.output(0), tied_to(proto.input(0)));
     values_[proto.output(0)];  // the name is taken
     return true;
   }

@@ -55,7 +55,7 @@ class ValueTable {
   Status declare_constant(const onnx::NodeProto& node, const std::string& where, int position);
   void declare(const std::string& name, TensorId id) { values_[name].id = id; }
   bool contains(const std::string& name) const { return values_.contains(name); }
-  Value& at(const std::string& name);
+  Value& at(const std::string& name) { return values_.at(tied_to(name)); }
 
   // `shapes`: at the probe batch sizes (fold.h); nothing when they cannot be known.
   TensorId add_tensor(Tensor tensor, std::optional<PerBatch<Shape>> shapes);
@@ -81,6 +81,9 @@ class ValueTable {
   std::vector<PendingHome> take_homes() { return std::move(homes_); }
 
  private:
+  // The name of the parameter that this name is another one for; else the name itself.
+  const std::string& tied_to(const std::string& name) const;
+
   // The rules of absorb().
   bool alias_constant(const Node& node, const onnx::NodeProto& proto, int position);
   Result<bool> alias_activation(const Node& node, const onnx::NodeProto& proto);

@@ -83,6 +83,11 @@ struct OffloadEngine::Call {
     worker.assign(units, -1);
     generation.assign(units, 0);
   }
+  // To be issued again; what is on its way no longer counts.
+  void reopen(std::size_t unit) {
+    state[unit] = Unit::kTodo;
+    generation[unit] += 1;
+  }
   const Slice& slice_of(const Tile& tile) const { return plan->m_slices[tile.m_slice]; }
 };
 
@@ -595,10 +600,7 @@ void OffloadEngine::fail_worker(Call& call, int worker, EngineEvent::Kind kind,
                                 const std::string& detail) {
   res_.dispatcher->retire(worker, kind, call.plan->op.name, detail);
   for (std::size_t unit = 0; unit < call.state.size(); ++unit) {
-    if (call.worker[unit] == worker && call.state[unit] == Call::Unit::kIssued) {
-      call.state[unit] = Call::Unit::kTodo;
-      call.generation[unit] += 1;
-    }
+    if (call.worker[unit] == worker && call.state[unit] == Call::Unit::kIssued) call.reopen(unit);
   }
 }
 
@@ -608,11 +610,8 @@ void OffloadEngine::retire_vectors(Call& call, int m_slice) {
   if (!call.vectors_shared[m_slice]) return;
   call.vectors_shared[m_slice] = false;
   for (std::size_t unit = 0; unit < call.state.size(); ++unit) {
-    if (call.plan->tiles[unit].m_slice != m_slice || call.state[unit] != Call::Unit::kIssued) {
-      continue;
-    }
-    call.state[unit] = Call::Unit::kTodo;
-    call.generation[unit] += 1;
+    const bool is_judged_with_them = call.plan->tiles[unit].m_slice == m_slice;
+    if (is_judged_with_them && call.state[unit] == Call::Unit::kIssued) call.reopen(unit);
   }
 }
 

@@ -143,8 +143,8 @@ void estimate_costs(const PlanOptions& options, OpPlan& plan) {
 }
 
 void place(const PlanOptions& options, OpPlan& plan) {
-  const auto widest_row = static_cast<std::uint64_t>(
-      std::max({plan.op.geometry.n(), plan.op.geometry.m(), std::int64_t{1}}));
+  const auto widest_row =
+      static_cast<std::uint64_t>(std::max(plan.op.geometry.n(), plan.op.geometry.m()));
   if (!offloads(options.scheme)) {
     plan.reason = "scheme local";
   } else if (widest_row > options.max_slot_bytes / sizeof(float)) {
