@@ -3,9 +3,9 @@
 // ONNX, with parameters already in the enclave's own layout. Batch-agnostic; infer_shapes() fixes a
 // batch size.
 //
-// Layout. A tensor of rank 4 is stored channels last: ONNX (N, C, H, W) lies in memory as
-// (N, H, W, C), a matrix of N*H*W positions by C features. Tensors of any other rank lie in ONNX's
-// order. Shapes in this file are always in ONNX's logical order.
+// Layout. Images, inputs and activations of rank 4, are stored channels last: ONNX (N, C, H, W)
+// lies in memory as (N, H, W, C), a matrix of N*H*W positions by C features. Every other tensor
+// lies in ONNX's order. Shapes in this file are always in ONNX's logical order.
 // Thread safety: plain data.
 #pragma once
 
@@ -57,6 +57,11 @@ struct Tensor {
   std::vector<float> floats{};  // kParameter, kStatistic, float kConstant
   std::vector<std::int64_t> ints{};  // int64 kConstant
 };
+
+// Parameters, statistics and constants: what does not change with the sample.
+inline bool is_fixed(const Tensor& tensor) {
+  return tensor.kind != TensorKind::kInput && tensor.kind != TensorKind::kActivation;
+}
 
 struct Attribute {
   std::variant<std::int64_t, float, std::string, std::vector<std::int64_t>, std::vector<float>,

@@ -224,10 +224,36 @@ class Importer {
       if (!pooled) return pooled.error();
       if (*pooled) return {};
     }
+    if (node.op_type == "MatMul" && is_image_by_weight(names))
+      return add_image_product(node, names);
     if (node.op_type == "Sum" || node.op_type == "Max" || node.op_type == "Min") {
       return add_list(node, names);
     }
     return add_operator(std::move(node), names);
+  }
+
+  bool is_image_by_weight(const Names& names) {
+    if (names.inputs.size() != 2 || names.inputs[0].empty() || names.inputs[1].empty())
+      return false;
+    const Value& left = values_.at(names.inputs[0]);
+    const Value& right = values_.at(names.inputs[1]);
+    if (!left.is_activation() || right.constant == nullptr) return false;
+    const auto& shapes = values_.shapes(left.id);
+    return shapes && (*shapes)[0].size() == 4 && right.constant->dims_size() == 2;
+  }
+
+  // Products by weights take rows of features. Between Identity nodes, which cost nothing where
+  // nothing has to move, a rank-4 operand can be an image for the other nodes that touch it.
+  Status add_image_product(const Node& product, const Names& names) {
+    const auto identity = [&](const char* suffix) {
+      return Node{
+          .op_type = "Identity", .name = fresh_name(product.name + suffix), .opset = product.opset};
+    };
+    const std::string rows = fresh_name(product.name + "/rows");
+    const std::string result = fresh_name(product.name + "/result");
+    TEMPO_RETURN_IF_ERROR(add_operator(identity("/before"), {{names.inputs[0]}, {rows}}));
+    TEMPO_RETURN_IF_ERROR(add_operator(product, {{rows, names.inputs[1]}, {result}}));
+    return add_operator(identity("/after"), {{result}, names.outputs});
   }
 
   // Operators of any number of operands, as a chain of those of two.

@@ -38,7 +38,7 @@ FeatureView feature_view(const Shape& shape, int block) {
   if (shape.size() == 2) return {.positions = shape[0], .width = shape[1]};
   std::int64_t positions = 1;
   for (std::size_t i = 2; i < shape.size(); ++i) positions *= shape[i];
-  if (shape.size() != 4) {
+  if (shape.size() != 4 || block == kOnnxOrder) {
     return {.images = shape[0], .blocks = shape[1], .positions = positions, .width = 1};
   }
   if (block == 0) return {.positions = shape[0] * positions, .width = shape[1]};
@@ -46,7 +46,7 @@ FeatureView feature_view(const Shape& shape, int block) {
 }
 
 bool is_onnx_order(const Shape& shape, int block) {
-  if (shape.size() != 4) return true;
+  if (shape.size() != 4 || block == kOnnxOrder) return true;
   return shape[2] * shape[3] == 1 || (block == 0 ? shape[1] : block) == 1;
 }
 

@@ -2,8 +2,9 @@
 // A tensor as rows of features, whatever its layout, so that operators that act on channels are
 // written once.
 //
-// Rank-4 activations lie channels last (graph.h), or blocked: (N, C/b, H, W, b) in memory for
-// logical (N, C, H, W), which is oneDNN's nChw8c or nChw16c.
+// Rank-4 activations lie channels last (graph.h); or blocked, (N, C/b, H, W, b) in memory for
+// logical (N, C, H, W), which is oneDNN's nChw8c or nChw16c; or in ONNX's order, where they are no
+// images. `block` says which: 0, b, or kOnnxOrder.
 // Thread safety: plain data and free functions.
 #pragma once
 
@@ -13,6 +14,8 @@
 #include "enclave/graph/graph.h"
 
 namespace tempo {
+
+inline constexpr int kOnnxOrder = -1;
 
 // Memory is images x blocks x positions x width, contiguous. Channel of an element:
 // block * width + (offset in the row). Where all channels of a position lie together, images and
@@ -33,7 +36,7 @@ struct FeatureView {
   bool operator==(const FeatureView&) const = default;
 };
 
-// Channels are dimension 1. block: 0 (not blocked), or a divisor of C (rank 4 only).
+// Channels are dimension 1. block: 0, kOnnxOrder, or a divisor of C (rank 4 only).
 // Precondition: rank >= 2.
 FeatureView feature_view(const Shape& shape, int block);
 

@@ -95,6 +95,12 @@ TensorId GraphBuilder::gemm(TensorId x, std::int64_t n, std::int64_t m, float sc
   return node("Gemm", {x, weights, bias}, {{"transB", {std::int64_t{1}}}});
 }
 
+std::size_t GraphBuilder::rank(TensorId id, std::int64_t batch) const {
+  const Result<Shapes> shapes = infer_shapes(graph_, batch);
+  TEMPO_ASSERT(shapes.ok());
+  return (*shapes)[static_cast<std::size_t>(id)].size();
+}
+
 Graph GraphBuilder::finish(TensorId output) {
   graph_.outputs = {output};
   return std::move(graph_);

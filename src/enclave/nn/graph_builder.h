@@ -43,6 +43,9 @@ class GraphBuilder {
 
   Graph finish(TensorId output);
 
+  // Dimensions of what has been built, at this batch size. Precondition: the shapes fit.
+  std::size_t rank(TensorId id, std::int64_t batch) const;
+
   const Tensor& tensor(TensorId id) const { return graph_.tensors[static_cast<std::size_t>(id)]; }
 
  private:

@@ -1,5 +1,6 @@
 #include "enclave/nn/layout.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "enclave/nn/op.h"
@@ -29,42 +30,45 @@ class Groups {
 }  // namespace
 
 std::vector<int> choose_blocks(const Graph& graph, const Shapes& shapes, int block) {
-  std::vector<int> blocks(graph.tensors.size(), 0);
-  if (block == 0) return blocks;
-  Groups groups(graph.tensors.size());
-  std::vector<bool> barred(graph.tensors.size(), false);
-  const auto can_block = [&](std::size_t id) {
-    return graph.tensors[id].kind == TensorKind::kActivation && shapes[id].size() == 4 &&
-           shapes[id][1] % block == 0;
-  };
-  for (std::size_t id = 0; id < barred.size(); ++id) barred[id] = !can_block(id);
+  const std::size_t count = graph.tensors.size();
+  Groups groups(count);
+  std::vector<bool> is_image(count, false), barred(count, block == 0);
+  for (std::size_t id = 0; id < count; ++id) {
+    const bool is_input = graph.tensors[id].kind == TensorKind::kInput;
+    is_image[id] = is_input;
+    if (is_input || shapes[id].size() != 4 || shapes[id][1] % std::max(block, 1) != 0) {
+      barred[id] = true;
+    }
+  }
   for (const TensorId id : graph.outputs) barred[static_cast<std::size_t>(id)] = true;
   for (const Node& node : graph.nodes) {
     const OpDef* op = find_op(node.op_type);
-    if (op == nullptr || op->blocking == Blocking::kFree) continue;
+    if (op == nullptr) continue;
     std::vector<std::size_t> touched;
     for (const auto& ids : {node.inputs, node.outputs}) {
       for (const TensorId id : ids) {
-        if (id == kNoTensor) continue;
-        const auto index = static_cast<std::size_t>(id);
-        // Parameters keep their layout; operators know that.
-        if (graph.tensors[index].kind == TensorKind::kActivation ||
-            graph.tensors[index].kind == TensorKind::kInput) {
-          touched.push_back(index);
-        }
+        if (id == kNoTensor || is_fixed(graph.tensors[static_cast<std::size_t>(id)])) continue;
+        touched.push_back(static_cast<std::size_t>(id));
       }
     }
     for (const std::size_t id : touched) {
+      is_image[id] = is_image[id] || op->takes_images;
       if (op->blocking == Blocking::kNone) barred[id] = true;
-      groups.join(touched[0], id);
+      if (op->blocking == Blocking::kSame) groups.join(touched[0], id);
     }
   }
-  std::vector<bool> group_barred(barred.size(), false);
-  for (std::size_t id = 0; id < barred.size(); ++id) {
-    if (barred[id]) group_barred[groups.find(id)] = true;
+  std::vector<bool> group_is_image(count, false), group_barred(count, false);
+  for (std::size_t id = 0; id < count; ++id) {
+    const std::size_t group = groups.find(id);
+    if (is_image[id]) group_is_image[group] = true;
+    if (barred[id]) group_barred[group] = true;
   }
-  for (std::size_t id = 0; id < blocks.size(); ++id) {
-    if (!group_barred[groups.find(id)]) blocks[id] = block;
+  std::vector<int> blocks(count, kOnnxOrder);
+  for (std::size_t id = 0; id < count; ++id) {
+    const Tensor& tensor = graph.tensors[id];
+    const std::size_t group = groups.find(id);
+    if (is_fixed(tensor) || tensor.type != DataType::kFloat32 || !group_is_image[group]) continue;
+    blocks[id] = group_barred[group] ? 0 : block;
   }
   return blocks;
 }

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "enclave/graph/graph.h"
+#include "enclave/nn/feature_view.h"
 #include "enclave/offload/linear.h"
 
 namespace tempo {
@@ -49,11 +50,12 @@ struct OpContext {
   // Operators with a ReluFusion: out[0] is the Relu of the result, d_out[0] is the gradient of
   // that Relu's output.
   bool fused_relu = false;
-  // Channel block by TensorId (feature_view.h); null: everything is channels last.
+  // Channel block by TensorId (feature_view.h); null: activations are channels last.
   const std::vector<int>* blocks = nullptr;
 
   int block_of(TensorId id) const {
-    return blocks == nullptr ? 0 : (*blocks)[static_cast<std::size_t>(id)];
+    if (blocks != nullptr) return (*blocks)[static_cast<std::size_t>(id)];
+    return is_fixed(graph.tensors[static_cast<std::size_t>(id)]) ? kOnnxOrder : 0;
   }
   int in_block(int i) const { return block_of(node.inputs[static_cast<std::size_t>(i)]); }
   int out_block(int i) const { return block_of(node.outputs[static_cast<std::size_t>(i)]); }
@@ -72,7 +74,7 @@ struct BackwardNeeds {
 
 // What an operator asks of the layout of its rank-4 activations (feature_view.h).
 enum class Blocking {
-  kNone,  // channels last only
+  kNone,  // not blocked, each its own
   kSame,  // any, but the same for all of them
   kFree,  // any, each its own
 };
@@ -102,11 +104,14 @@ struct OpDef {
   void (*backward)(OpContext& context) = nullptr;
   BackwardNeeds needs = {};
   Blocking blocking = Blocking::kNone;
+  // Its rank-4 activations are images: never in ONNX's order.
+  bool takes_images = false;
   // The first so many inputs may lie where out[0] lies (and their gradients where d_out[0] lies)
   // when they have as many elements.
   int in_place_inputs = 0;
   // Overrides in_place_inputs for one node: false when its elements move. Null: always true.
-  bool (*keeps_order)(const Node& node, const Shapes& shapes) = nullptr;
+  bool (*keeps_order)(const Node& node, const Shapes& shapes,
+                      const std::vector<int>& blocks) = nullptr;
   ReluFusion relu_fusion = ReluFusion::kNo;
   // Bytes that forward leaves for backward in OpContext::saved.
   std::int64_t (*saved_bytes)(const Node& node, const Shapes& shapes) = nullptr;

@@ -202,9 +202,14 @@ class Planner {
                   .geometry = op_of(planned).lower(node, graph_, plan_.shapes),
                   .needs_input_gradient = training_ && planned.wants[0],
                   .needs_weight_gradient = training_ && planned.wants[1]};
-      if (!op.geometry.is_fully_connected()) {
-        op.input_block = plan_.blocks[at(node.inputs[0])];
-        op.output_block = plan_.blocks[at(node.outputs[0])];
+      const int input_block = plan_.blocks[at(node.inputs[0])];
+      const int output_block = plan_.blocks[at(node.outputs[0])];
+      if (node.op_type == "Conv") {
+        op.input_block = input_block;
+        op.output_block = output_block;
+      } else {  // rows of features, whatever the rank: import sees to it
+        TEMPO_ASSERT(is_onnx_order(plan_.shapes[at(node.inputs[0])], input_block) &&
+                     is_onnx_order(plan_.shapes[at(node.outputs[0])], output_block));
       }
       plan_.linear_ops.push_back(std::move(op));
     }
@@ -257,7 +262,7 @@ class Planner {
     if (plan_.shapes[at(id)] == plan_.shapes[at(planned.result)]) {
       return plan_.blocks[at(id)] == plan_.blocks[at(planned.result)];
     }
-    return op.keeps_order != nullptr && op.keeps_order(node, plan_.shapes);
+    return op.keeps_order != nullptr && op.keeps_order(node, plan_.shapes, plan_.blocks);
   }
 
   void place_values() {

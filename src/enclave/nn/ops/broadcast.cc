@@ -15,9 +15,9 @@ struct MemoryDim {
   std::int64_t step;
 };
 
-std::vector<MemoryDim> memory_dims(const Shape& shape, int block, bool onnx_order) {
+std::vector<MemoryDim> memory_dims(const Shape& shape, int block) {
   std::vector<MemoryDim> dims;
-  if (shape.size() != 4 || onnx_order) {
+  if (is_onnx_order(shape, block)) {
     for (std::size_t i = 0; i < shape.size(); ++i) dims.push_back({i, shape[i], 1});
     return dims;
   }
@@ -71,14 +71,12 @@ Result<std::vector<Shape>> broadcast_shape(const ShapeContext& context) {
 
 BroadcastWalk::BroadcastWalk(const OpContext& context) {
   const Shape& out = context.out_shape(0);
-  const std::vector<MemoryDim> out_dims = memory_dims(out, context.out_block(0), false);
+  const std::vector<MemoryDim> out_dims = memory_dims(out, context.out_block(0));
   rank_ = out_dims.size();
   for (std::size_t i = 0; i < rank_; ++i) dims_[i] = out_dims[i].size;
   for (std::size_t side = 0; side < 2; ++side) {
-    const Tensor& tensor = *input_tensor(context.graph, context.node, side);
     const Shape& shape = context.in_shape(static_cast<int>(side));
-    const auto layout =
-        memory_dims(shape, context.in_block(static_cast<int>(side)), is_fixed(tensor));
+    const auto layout = memory_dims(shape, context.in_block(static_cast<int>(side)));
     std::int64_t dense = 1;
     is_whole_[side] = true;
     for (std::size_t i = rank_; i-- > 0;) {

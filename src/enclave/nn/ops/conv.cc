@@ -84,7 +84,8 @@ OpDef conv_op() {
           .infer = infer,
           .lower = lower,
           .needs = {.inputs = true},
-          .blocking = Blocking::kFree};
+          .blocking = Blocking::kFree,
+          .takes_images = true};
 }
 
 }  // namespace tempo

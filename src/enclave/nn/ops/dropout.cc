@@ -86,7 +86,7 @@ void forward(OpContext& context) {
   const float scale = 1 / (1 - ratio);
   auto* keep = reinterpret_cast<std::uint8_t*>(context.saved);
   const int block = context.in_block(0);
-  const FeatureView view = shape.size() == 4
+  const FeatureView view = !is_onnx_order(shape, block)
                                ? feature_view(shape, block)
                                : FeatureView{.positions = 1, .width = element_count(shape)};
   const std::int64_t rows = view.images * view.blocks * view.positions;

@@ -68,8 +68,8 @@ void forward(OpContext& context) {
   const Rows rows(context.node, shape);
   const double epsilon = static_cast<double>(context.node.float_or("epsilon", 1e-5F));
   auto* saved = reinterpret_cast<float*>(context.saved);
-  const OnnxOrdered x(context.pool, shape, context.in[0]);
-  OnnxOrderedResult y(context.pool, shape, context.out[0], false);
+  const OnnxOrdered x(context.pool, shape, context.in_block(0), context.in[0]);
+  OnnxOrderedResult y(context.pool, shape, context.out_block(0), context.out[0], false);
   const float* scale = context.in[1];
   const float* bias = context.in.size() > 2 ? context.in[2] : nullptr;
   context.pool.parallel_for(
@@ -106,7 +106,8 @@ void input_gradient(OpContext& context, const Rows& rows, const float* x, const 
   const Shape& shape = context.in_shape(0);
   const auto* saved = reinterpret_cast<const float*>(context.saved);
   const float* scale = context.in[1];
-  OnnxOrderedResult dx(context.pool, shape, context.d_in[0], context.accumulate[0]);
+  OnnxOrderedResult dx(context.pool, shape, context.in_block(0), context.d_in[0],
+                       context.accumulate[0]);
   const bool accumulate = dx.accumulates();
   const auto width = static_cast<double>(rows.width);
   context.pool.parallel_for(
@@ -164,8 +165,8 @@ void parameter_gradients(OpContext& context, const Rows& rows, const float* x, c
 void backward(OpContext& context) {
   const Shape& shape = context.in_shape(0);
   const Rows rows(context.node, shape);
-  const OnnxOrdered x(context.pool, shape, context.in[0]);
-  const OnnxOrdered dy(context.pool, shape, context.d_out[0]);
+  const OnnxOrdered x(context.pool, shape, context.in_block(0), context.in[0]);
+  const OnnxOrdered dy(context.pool, shape, context.out_block(0), context.d_out[0]);
   parameter_gradients(context, rows, x.data(), dy.data());
   // Last: its place may be that of d_out.
   if (context.d_in[0] != nullptr) input_gradient(context, rows, x.data(), dy.data());

@@ -36,13 +36,6 @@ Result<std::vector<Shape>> infer(const ShapeContext& context) {
   if (a[a.size() - 1] != b[b.size() - 2]) {
     return shape_error(node, "MatMul's operands do not fit", "equal inner dimensions", got);
   }
-  if (a.size() == 4 && is_linear_node(context.graph, node)) {
-    Error error = shape_error(node, "MatMul of a rank-4 tensor by a weight is not supported",
-                              "any other rank", got);
-    error.code = ErrorCode::kUnsupportedModel;
-    error.next_step = "reshape the tensor to rank 3 first";
-    return error;
-  }
   Shape out(std::max(a.size(), b.size()));
   out[out.size() - 1] = b[b.size() - 1];
   out[out.size() - 2] = a[a.size() - 2];
@@ -79,13 +72,6 @@ std::int64_t operand_index(const Shape& operand, const Shape& out, std::int64_t 
   return index;
 }
 
-// Weights lie in ONNX's order, of whatever rank they are.
-Shape memory_shape(const OpContext& context, int i) {
-  const Shape& shape = context.in_shape(i);
-  const Tensor* tensor = input_tensor(context.graph, context.node, static_cast<std::size_t>(i));
-  return is_fixed(*tensor) ? Shape{element_count(shape)} : shape;
-}
-
 struct Product {
   Shape a, b, out;
   std::int64_t rows, inner, columns, batches;
@@ -102,9 +88,9 @@ struct Product {
 
 void forward(OpContext& context) {
   const Product p(context);
-  const OnnxOrdered a(context.pool, memory_shape(context, 0), context.in[0]);
-  const OnnxOrdered b(context.pool, memory_shape(context, 1), context.in[1]);
-  OnnxOrderedResult out(context.pool, p.out, context.out[0], false);
+  const OnnxOrdered a(context.pool, p.a, context.in_block(0), context.in[0]);
+  const OnnxOrdered b(context.pool, p.b, context.in_block(1), context.in[1]);
+  OnnxOrderedResult out(context.pool, p.out, context.out_block(0), context.out[0], false);
   for (std::int64_t i = 0; i < p.batches; ++i) {
     gemm(Transpose::kNo, Transpose::kNo, p.rows, p.columns, p.inner, 1,
          a.data() + operand_index(p.a, p.out, i) * p.rows * p.inner, p.inner,
@@ -117,12 +103,13 @@ void forward(OpContext& context) {
 // dA = dC B^T and dB = A^T dC, summed over what was broadcast.
 void backward(OpContext& context) {
   const Product p(context);
-  const OnnxOrdered d_out(context.pool, p.out, context.d_out[0]);
+  const OnnxOrdered d_out(context.pool, p.out, context.out_block(0), context.d_out[0]);
   for (const int side : {0, 1}) {
     const auto index = static_cast<std::size_t>(side);
     if (context.d_in[index] == nullptr) continue;
-    const Shape shape = memory_shape(context, side);
-    const OnnxOrdered other(context.pool, memory_shape(context, 1 - side), context.in[1 - index]);
+    const Shape& shape = context.in_shape(side);
+    const OnnxOrdered other(context.pool, context.in_shape(1 - side), context.in_block(1 - side),
+                            context.in[1 - index]);
     AlignedBuffer<float> gradient(static_cast<std::size_t>(element_count(shape)));
     for (std::int64_t i = 0; i < p.batches; ++i) {
       const float* d = d_out.data() + i * p.rows * p.columns;
@@ -136,8 +123,8 @@ void backward(OpContext& context) {
              1, gradient.data() + operand_index(p.b, p.out, i) * p.inner * p.columns, p.columns);
       }
     }
-    from_onnx_order(context.pool, shape, 0, gradient.data(), context.d_in[index],
-                    context.accumulate[index]);
+    from_onnx_order(context.pool, shape, context.in_block(side), gradient.data(),
+                    context.d_in[index], context.accumulate[index]);
   }
 }
 
@@ -146,9 +133,7 @@ void backward(OpContext& context) {
 OpDef mat_mul_op() {
   return {.type = "MatMul",
           .is_linear = true,
-          .notes =
-              "by a weight: linear, left operand of any rank but 4; of two activations: "
-              "inside the enclave",
+          .notes = "by a weight: linear; of two activations: inside the enclave",
           .unsupported = unsupported,
           .infer = infer,
           .lower = lower,

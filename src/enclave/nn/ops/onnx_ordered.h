@@ -12,10 +12,10 @@ namespace tempo {
 // An operand: a copy where it lies otherwise.
 class OnnxOrdered {
  public:
-  OnnxOrdered(ThreadPool& pool, const Shape& shape, const float* data) : data_(data) {
-    if (is_onnx_order(shape, 0)) return;
+  OnnxOrdered(ThreadPool& pool, const Shape& shape, int block, const float* data) : data_(data) {
+    if (is_onnx_order(shape, block)) return;
     copy_ = AlignedBuffer<float>(static_cast<std::size_t>(element_count(shape)));
-    to_onnx_order(pool, shape, 0, data, copy_.data());
+    to_onnx_order(pool, shape, block, data, copy_.data());
     data_ = copy_.data();
   }
   const float* data() const { return data_; }
@@ -29,16 +29,16 @@ class OnnxOrdered {
 // must outlive it.
 class OnnxOrderedResult {
  public:
-  OnnxOrderedResult(ThreadPool& pool, const Shape& shape, float* data, bool accumulate)
-      : pool_(pool), shape_(shape), data_(data), accumulate_(accumulate) {
-    if (!is_onnx_order(shape, 0)) {
+  OnnxOrderedResult(ThreadPool& pool, const Shape& shape, int block, float* data, bool accumulate)
+      : pool_(pool), shape_(shape), block_(block), data_(data), accumulate_(accumulate) {
+    if (!is_onnx_order(shape, block)) {
       own_ = AlignedBuffer<float>(static_cast<std::size_t>(element_count(shape)));
     }
   }
   float* data() { return is_direct() ? data_ : own_.data(); }
   bool accumulates() const { return is_direct() && accumulate_; }
   void finish() {
-    if (!is_direct()) from_onnx_order(pool_, shape_, 0, own_.data(), data_, accumulate_);
+    if (!is_direct()) from_onnx_order(pool_, shape_, block_, own_.data(), data_, accumulate_);
   }
 
  private:
@@ -46,6 +46,7 @@ class OnnxOrderedResult {
 
   ThreadPool& pool_;
   const Shape& shape_;
+  int block_;
   float* data_;
   bool accumulate_;
   AlignedBuffer<float> own_;

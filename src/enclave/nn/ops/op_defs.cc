@@ -37,11 +37,6 @@ const Tensor* input_tensor(const Graph& graph, const Node& node, std::size_t i) 
   return &graph.tensors[static_cast<std::size_t>(node.inputs[i])];
 }
 
-bool is_fixed(const Tensor& tensor) {
-  return tensor.kind == TensorKind::kParameter || tensor.kind == TensorKind::kStatistic ||
-         tensor.kind == TensorKind::kConstant;
-}
-
 bool has_fixed_floats(const Graph& graph, const Node& node, std::size_t i) {
   const Tensor* tensor = input_tensor(graph, node, i);
   return tensor != nullptr && is_fixed(*tensor) && tensor->type == DataType::kFloat32;

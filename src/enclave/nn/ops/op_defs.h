@@ -61,8 +61,6 @@ Status check_inputs(const ShapeContext& context, std::size_t required);
 
 // The tensor behind input i, or null when it is absent.
 const Tensor* input_tensor(const Graph& graph, const Node& node, std::size_t i);
-// Parameters, statistics and constants: what does not change with the sample.
-bool is_fixed(const Tensor& tensor);
 // input_tensor(i) is there, fixed, and float32.
 bool has_fixed_floats(const Graph& graph, const Node& node, std::size_t i);
 

@@ -268,6 +268,7 @@ OpDef max_pool_op() {
           .forward = forward_max,
           .backward = backward_max,
           .blocking = Blocking::kSame,
+          .takes_images = true,
           .saved_bytes = saved_max_bytes};
 }
 
@@ -278,7 +279,8 @@ OpDef average_pool_op() {
           .infer = infer,
           .forward = forward_average,
           .backward = backward_average,
-          .blocking = Blocking::kSame};
+          .blocking = Blocking::kSame,
+          .takes_images = true};
 }
 
 OpDef global_average_pool_op() {
@@ -286,7 +288,8 @@ OpDef global_average_pool_op() {
           .infer = infer_global,
           .forward = forward_global,
           .backward = backward_global,
-          .blocking = Blocking::kFree};
+          .blocking = Blocking::kFree,
+          .takes_images = true};
 }
 
 }  // namespace tempo

@@ -51,8 +51,8 @@ struct Reduction {
 
   explicit Reduction(const OpContext& context) {
     const Shape& in = context.in_shape(0);
-    const Shape in_strides = activation_strides(in);
-    const Shape out_strides = activation_strides(context.out_shape(0));
+    const Shape in_strides = activation_strides(in, context.in_block(0));
+    const Shape out_strides = activation_strides(context.out_shape(0), context.out_block(0));
     const std::vector<bool> reduced = *reduced_dims(context.graph, context.node, in.size());
     const bool keeps = context.node.int_or("keepdims", 1) != 0;
     std::size_t out_dim = 0;

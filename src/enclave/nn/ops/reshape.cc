@@ -7,9 +7,10 @@
 namespace tempo {
 namespace {
 
-bool keeps_order(const Node& node, const Shapes& shapes) {
-  return is_onnx_order(shapes[static_cast<std::size_t>(node.inputs[0])], 0) &&
-         is_onnx_order(shapes[static_cast<std::size_t>(node.outputs[0])], 0);
+bool keeps_order(const Node& node, const Shapes& shapes, const std::vector<int>& blocks) {
+  const auto in = static_cast<std::size_t>(node.inputs[0]);
+  const auto out = static_cast<std::size_t>(node.outputs[0]);
+  return is_onnx_order(shapes[in], blocks[in]) && is_onnx_order(shapes[out], blocks[out]);
 }
 
 // Both sides in layouts of their own.

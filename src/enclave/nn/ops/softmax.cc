@@ -36,7 +36,7 @@ Lanes lanes_of(const OpContext& context) {
   if (axis < 0) axis += rank;
   std::vector<std::size_t> memory(shape.size());  // logical dimension of each memory dimension
   for (std::size_t i = 0; i < memory.size(); ++i) memory[i] = i;
-  if (rank == 4) memory = {0, 2, 3, 1};
+  if (!is_onnx_order(shape, context.in_block(0))) memory = {0, 2, 3, 1};
   Lanes lanes;
   bool inside = false;  // the dimensions of a distribution are neighbours in memory
   for (const std::size_t dim : memory) {

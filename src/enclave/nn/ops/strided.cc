@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "enclave/nn/feature_view.h"
 #include "enclave/nn/kernels.h"
 #include "enclave/nn/parallel.h"
 
@@ -53,8 +54,9 @@ Shape onnx_strides(const Shape& shape) {
   return strides;
 }
 
-Shape activation_strides(const Shape& shape) {
-  if (shape.size() != 4) return onnx_strides(shape);
+Shape activation_strides(const Shape& shape, int block) {
+  TEMPO_ASSERT(block <= 0);
+  if (is_onnx_order(shape, block)) return onnx_strides(shape);
   const std::int64_t row = shape[3] * shape[1];
   return {shape[2] * row, 1, row, shape[1]};
 }

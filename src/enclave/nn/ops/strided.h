@@ -9,9 +9,9 @@
 
 namespace tempo {
 
-// Elements from one index to the next, by logical dimension, of a tensor in the enclave's layout
-// (graph.h), or in ONNX's order.
-Shape activation_strides(const Shape& shape);
+// Elements from one index to the next, by logical dimension, of a tensor that is not blocked
+// (feature_view.h), or in ONNX's order.
+Shape activation_strides(const Shape& shape, int block);
 Shape onnx_strides(const Shape& shape);
 
 // to[i . to_strides] = scale * from[i . from_strides] for all indices i below `dims`, or += that. A

@@ -34,7 +34,7 @@ Result<std::vector<Shape>> infer(const ShapeContext& context) {
 
 // Strides in the input by dimension of the result.
 Shape input_strides(const OpContext& context) {
-  const Shape own = activation_strides(context.in_shape(0));
+  const Shape own = activation_strides(context.in_shape(0), context.in_block(0));
   Shape strides;
   for (const std::int64_t dim : order_of(context.node, own.size())) {
     strides.push_back(own[static_cast<std::size_t>(dim)]);
@@ -45,14 +45,14 @@ Shape input_strides(const OpContext& context) {
 void forward(OpContext& context) {
   const Shape& out = context.out_shape(0);
   strided_copy(context.pool, out, context.in[0], input_strides(context), context.out[0],
-               activation_strides(out), false);
+               activation_strides(out, context.out_block(0)), false);
 }
 
 void backward(OpContext& context) {
   if (context.d_in[0] == nullptr) return;
   const Shape& out = context.out_shape(0);
-  strided_copy(context.pool, out, context.d_out[0], activation_strides(out), context.d_in[0],
-               input_strides(context), context.accumulate[0]);
+  strided_copy(context.pool, out, context.d_out[0], activation_strides(out, context.out_block(0)),
+               context.d_in[0], input_strides(context), context.accumulate[0]);
 }
 
 }  // namespace
