@@ -23,6 +23,18 @@ std::int64_t element_count(const Shape& shape) {
   return count;
 }
 
+std::vector<std::int64_t> ints_at(const Tensor& tensor, std::int64_t batch) {
+  std::vector<std::int64_t> ints = tensor.ints;
+  for (std::size_t i = 0; i < tensor.ints_per_sample.size(); ++i) {
+    ints[i] += batch * tensor.ints_per_sample[i];
+  }
+  return ints;
+}
+
+std::int64_t element_bytes(DataType type) {
+  return type == DataType::kFloat32 ? 4 : 8;
+}
+
 std::string shape_to_string(const Shape& shape) {
   std::string text("(");
   for (std::size_t i = 0; i < shape.size(); ++i) {

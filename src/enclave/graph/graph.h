@@ -39,7 +39,7 @@ enum class TensorKind {
   kConstant,    // shapes, axes, frozen values
 };
 
-enum class DataType { kFloat32, kInt64 };
+enum class DataType { kFloat32, kInt64 };  // integers and flags of all sorts are kInt64
 
 // How `Tensor::floats` relates to the ONNX initializer.
 enum class Storage {
@@ -56,7 +56,13 @@ struct Tensor {
   Shape declared{};             // inputs: with kBatchDim; initializers: their shape; else empty
   std::vector<float> floats{};  // kParameter, kStatistic, float kConstant
   std::vector<std::int64_t> ints{};  // int64 kConstant
+  // Empty, or as many as `ints`: what is computed from the batch size is ints + batch * this.
+  std::vector<std::int64_t> ints_per_sample{};
 };
+
+// A constant's integers at a batch size.
+std::vector<std::int64_t> ints_at(const Tensor& tensor, std::int64_t batch);
+std::int64_t element_bytes(DataType type);  // in memory
 
 // Parameters, statistics and constants: what does not change with the sample.
 inline bool is_fixed(const Tensor& tensor) {

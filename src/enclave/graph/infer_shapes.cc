@@ -26,15 +26,15 @@ std::int64_t bounded_element_count(const Shape& shape) {
 }
 
 Result<std::vector<Shape>> infer_node(const Graph& graph, const Node& node,
-                                      std::vector<Shape> inputs) {
+                                      std::vector<Shape> inputs, std::int64_t batch) {
   const OpDef* op = find_op(node.op_type);
   if (op == nullptr) {
     return Error{.code = ErrorCode::kUnsupportedModel,
                  .what = "operator " + node.op_type + " is not supported",
                  .where = node.name};
   }
-  Result<std::vector<Shape>> shapes =
-      op->infer(ShapeContext{.graph = graph, .node = node, .inputs = std::move(inputs)});
+  Result<std::vector<Shape>> shapes = op->infer(
+      ShapeContext{.graph = graph, .node = node, .inputs = std::move(inputs), .batch = batch});
   if (!shapes) return shapes;
   if (shapes->size() < node.outputs.size()) {
     return Error{.code = ErrorCode::kBadModel,
@@ -72,7 +72,7 @@ Result<Shapes> infer_shapes(const Graph& graph, std::int64_t batch) {
     for (const TensorId id : node.inputs) {
       inputs.push_back(id == kNoTensor ? Shape{} : shapes[static_cast<std::size_t>(id)]);
     }
-    Result<std::vector<Shape>> outputs = infer_node(graph, node, std::move(inputs));
+    Result<std::vector<Shape>> outputs = infer_node(graph, node, std::move(inputs), batch);
     if (!outputs) return outputs.error();
     for (std::size_t i = 0; i < node.outputs.size(); ++i) {
       if (node.outputs[i] == kNoTensor) continue;

@@ -2,9 +2,6 @@
 
 #include <onnx/onnx_pb.h>
 
-#include "enclave/graph/infer_node.h"
-#include "enclave/graph/onnx_tensor.h"
-
 namespace tempo {
 
 using onnx::AttributeProto;
@@ -41,26 +38,6 @@ Result<SharedTensor> constant_node_tensor(const onnx::NodeProto& node, const std
     made->add_dims(attribute.ints_size());
     *made->mutable_int64_data() = attribute.ints();
   }
-  return SharedTensor(std::move(made));
-}
-
-SharedTensor expand_float(const onnx::TensorProto& value, const FoldedInts& shape,
-                          const std::string& name) {
-  if (value.data_type() != onnx::TensorProto::FLOAT || shape.is_scalar ||
-      shape.depends_on_batch() || shape.at[0].size() > kMaxRank) {
-    return nullptr;
-  }
-  const Result<TensorInfo> info = check_tensor(value, name);
-  const std::int64_t count = bounded_element_count(shape.at[0]);
-  if (!info || info->count != 1 || info->dims.size() > shape.at[0].size() || count < 1 ||
-      count > kMaxExpanded) {
-    return nullptr;
-  }
-  auto made = std::make_shared<onnx::TensorProto>();
-  made->set_name(name);
-  made->set_data_type(onnx::TensorProto::FLOAT);
-  for (const std::int64_t dim : shape.at[0]) made->add_dims(dim);
-  made->mutable_float_data()->Resize(static_cast<int>(count), read_floats(value, *info)[0]);
   return SharedTensor(std::move(made));
 }
 

@@ -24,9 +24,4 @@ using SharedTensor = std::shared_ptr<const onnx::TensorProto>;
 // that is no tensor of numbers comes back with an undefined element type. Error: kBadModel.
 Result<SharedTensor> constant_node_tensor(const onnx::NodeProto& node, const std::string& where);
 
-// Expand of a single float to a shape; null when it is anything else, or longer than kMaxExpanded.
-inline constexpr std::int64_t kMaxExpanded = std::int64_t{1} << 16;
-SharedTensor expand_float(const onnx::TensorProto& value, const FoldedInts& shape,
-                          const std::string& name);
-
 }  // namespace tempo

@@ -3,6 +3,7 @@
 #include <onnx/onnx_pb.h>
 
 #include <algorithm>
+#include <cctype>
 #include <optional>
 #include <unordered_set>
 
@@ -59,36 +60,6 @@ Result<int> model_opset(const onnx::ModelProto& model) {
   return static_cast<int>(*version);
 }
 
-Role role_of(const Node& node, std::size_t input, const Value& value) {
-  const int rank = value.constant == nullptr ? 0 : value.constant->dims_size();
-  const std::string& op = node.op_type;
-  // Of an addition or a product, an initializer is a bias or a scale; a number that somebody wrote
-  // into the network's code is a Constant node or a scalar.
-  const bool is_bias = (op == "Add" || op == "Mul") && value.is_trainable && rank > 0;
-  Role role;
-  if (op == "Conv" && input == 1) {
-    role = {TensorKind::kParameter, rank == 4 ? Storage::kConvWeights : Storage::kOnnx};
-  } else if (op == "Gemm" && input == 1) {
-    const bool transpose = node.int_or("transB", 0) == 0 && rank == 2;
-    role = {TensorKind::kParameter, transpose ? Storage::kTransposed : Storage::kOnnx};
-  } else if (op == "MatMul" && input == 1) {
-    role = {TensorKind::kParameter, rank == 2 ? Storage::kTransposed : Storage::kOnnx};
-  } else if (op == "BatchNormalization" && input >= 3) {
-    role.kind = TensorKind::kStatistic;
-  } else if (op == "BatchNormalization" || op == "LayerNormalization" || op == "Conv" ||
-             op == "Gemm" || op == "MatMul" || is_bias) {
-    role.kind = TensorKind::kParameter;
-  }
-  if (value.is_computed) role.kind = TensorKind::kConstant;
-  return role;
-}
-
-// What add_operator() needs of a node in the file; some nodes are written differently first.
-struct Names {
-  std::vector<std::string> inputs;
-  std::vector<std::string> outputs;
-};
-
 class Importer {
  public:
   Importer(onnx::ModelProto* model, const ImportOptions& options, std::int64_t file_bytes)
@@ -132,9 +103,12 @@ class Importer {
 
   Status add_input(const onnx::ValueInfoProto& input) {
     const std::string& name = input.name();
-    if (!input.type().has_tensor_type() ||
-        input.type().tensor_type().elem_type() != onnx::TensorProto::FLOAT) {
-      return unsupported_model("a graph input is not a float32 tensor", name,
+    const int type = input.type().has_tensor_type() ? input.type().tensor_type().elem_type()
+                                                    : onnx::TensorProto::UNDEFINED;
+    const bool is_integer = type == onnx::TensorProto::INT64 || type == onnx::TensorProto::INT32 ||
+                            type == onnx::TensorProto::BOOL;
+    if (type != onnx::TensorProto::FLOAT && !is_integer) {
+      return unsupported_model("a graph input is neither float32 nor integers", name,
                                "export the model in float32");
     }
     const onnx::TensorShapeProto& proto = input.type().tensor_type().shape();
@@ -142,7 +116,9 @@ class Importer {
       return unsupported_model("a graph input has no usable shape", name,
                                "export the model with the input's shape, batch first");
     }
-    Tensor tensor{.name = name, .kind = TensorKind::kInput};
+    Tensor tensor{.name = name,
+                  .kind = TensorKind::kInput,
+                  .type = is_integer ? DataType::kInt64 : DataType::kFloat32};
     for (int i = 0; i < proto.dim_size(); ++i) {
       const std::int64_t dim = proto.dim(i).has_dim_value() ? proto.dim(i).dim_value() : kBatchDim;
       if (i == 0) {
@@ -208,17 +184,25 @@ class Importer {
     Node node{.op_type = proto.op_type(),
               .name = order_.node_names[static_cast<std::size_t>(position)],
               .opset = out_.graph.opset};
-    Names names{{proto.input().begin(), proto.input().end()},
-                {proto.output().begin(), proto.output().end()}};
+    NodeNames names{{proto.input().begin(), proto.input().end()},
+                    {proto.output().begin(), proto.output().end()}};
     if (!is_onnx_domain(proto.domain())) {
       refuse(node, "operators of domain " + proto.domain() + " are unknown");
       return name_outputs(names);
     }
     if (node.op_type == "Constant") return values_.declare_constant(proto, node.name, position);
     TEMPO_RETURN_IF_ERROR(read_attributes(proto, &node));
-    Result<bool> absorbed = values_.absorb(node, proto, position);
+    if (node.op_type == "MatMul") node.attributes.erase("transB");  // our own (see below)
+    position_ = position;
+    return add_rewritten(std::move(node), names);
+  }
+
+  // The node, or what stands for it.
+  Status add_rewritten(Node node, const NodeNames& names) {
+    Result<bool> absorbed = values_.absorb(node, names, position_);
     if (!absorbed) return absorbed.error();
     if (*absorbed) return {};
+    if (node.op_type == "Split") return add_split(node, names);
     if (node.op_type == "ReduceMean") {
       Result<bool> pooled = add_mean_as_pooling(node, names);
       if (!pooled) return pooled.error();
@@ -226,25 +210,27 @@ class Importer {
     }
     if (node.op_type == "MatMul" && is_image_by_weight(names))
       return add_image_product(node, names);
-    if (node.op_type == "Sum" || node.op_type == "Max" || node.op_type == "Min") {
+    const bool is_extreme = node.op_type == "Max" || node.op_type == "Min";
+    if (node.op_type == "Sum" || (is_extreme && names.inputs.size() != 2)) {
       return add_list(node, names);
     }
     return add_operator(std::move(node), names);
   }
 
-  bool is_image_by_weight(const Names& names) {
+  bool is_image_by_weight(const NodeNames& names) {
     if (names.inputs.size() != 2 || names.inputs[0].empty() || names.inputs[1].empty())
       return false;
     const Value& left = values_.at(names.inputs[0]);
     const Value& right = values_.at(names.inputs[1]);
-    if (!left.is_activation() || right.constant == nullptr) return false;
+    const bool is_matrix = right.constant != nullptr && right.constant->dims_size() == 2;
+    if (!left.is_activation() || (!is_matrix && right.transpose_of.empty())) return false;
     const auto& shapes = values_.shapes(left.id);
-    return shapes && (*shapes)[0].size() == 4 && right.constant->dims_size() == 2;
+    return shapes && (*shapes)[0].size() == 4;
   }
 
   // Products by weights take rows of features. Between Identity nodes, which cost nothing where
   // nothing has to move, a rank-4 operand can be an image for the other nodes that touch it.
-  Status add_image_product(const Node& product, const Names& names) {
+  Status add_image_product(const Node& product, const NodeNames& names) {
     const auto identity = [&](const char* suffix) {
       return Node{
           .op_type = "Identity", .name = fresh_name(product.name + suffix), .opset = product.opset};
@@ -257,7 +243,7 @@ class Importer {
   }
 
   // Operators of any number of operands, as a chain of those of two.
-  Status add_list(const Node& list, const Names& names) {
+  Status add_list(const Node& list, const NodeNames& names) {
     const std::size_t count = names.inputs.size();
     if (count < 2) {
       Node only{.op_type = "Identity", .name = list.name, .opset = list.opset};
@@ -271,15 +257,103 @@ class Importer {
                 .name = is_last ? list.name : fresh_name(list.name + "/" + std::to_string(i)),
                 .opset = list.opset};
       const std::string part = fresh_name(pair.name + "/part");
-      TEMPO_RETURN_IF_ERROR(add_operator(
+      TEMPO_RETURN_IF_ERROR(add_rewritten(
           std::move(pair), {{sum, names.inputs[i]}, is_last ? names.outputs : std::vector{part}}));
       sum = part;
     }
     return {};
   }
 
+  // Split, as one Slice a part.
+  Status add_split(const Node& split, const NodeNames& names) {
+    std::string reason;
+    Result<std::vector<std::int64_t>> sizes = split_sizes(split, names, &reason);
+    if (!sizes) return sizes.error();
+    if (!reason.empty()) {
+      refuse(split, reason);
+      return name_outputs(names);
+    }
+    const std::int64_t axis = split.int_or("axis", 0);
+    std::int64_t begin = 0;
+    for (std::size_t i = 0; i < sizes->size(); ++i) {
+      const std::int64_t end = begin + (*sizes)[i];
+      const std::string& output = names.outputs[i];
+      if (!output.empty()) {
+        const std::string name =
+            i == 0 ? split.name : fresh_name(split.name + "/" + std::to_string(i));
+        Node slice{.op_type = "Slice", .name = name, .opset = split.opset};
+        TEMPO_RETURN_IF_ERROR(add_rewritten(
+            std::move(slice), {{names.inputs[0], add_ints(name + "/starts", {begin}),
+                                add_ints(name + "/ends", {end}), add_ints(name + "/axes", {axis})},
+                               {output}}));
+      }
+      begin = end;
+    }
+    return {};
+  }
+
+  // Sizes of the parts: an attribute in older opsets, an input in newer ones, else equal.
+  Result<std::vector<std::int64_t>> split_sizes(const Node& split, const NodeNames& names,
+                                                std::string* reason) {
+    const auto parts = static_cast<std::int64_t>(names.outputs.size());
+    if (names.inputs.empty() || names.inputs[0].empty() || names.inputs.size() > 2 || parts == 0) {
+      return bad_model("a node has the wrong number of inputs or outputs", split.name);
+    }
+    std::vector<std::int64_t> sizes = split.ints_or("split", {});
+    if (names.inputs.size() > 1 && !names.inputs[1].empty()) {
+      Result<const FoldedInts*> known = values_.known_ints(&values_.at(names.inputs[1]));
+      if (!known) return known.error();
+      if (*known == nullptr || (*known)->depends_on_batch()) {
+        *reason = "the sizes of its parts are not constant";
+        return sizes;
+      }
+      sizes = (*known)->at[0];
+    }
+    const std::optional<PerBatch<Shape>> shapes = shapes_of(names.inputs[0]);
+    const auto rank = static_cast<std::int64_t>(shapes ? (*shapes)[0].size() : 0);
+    const std::int64_t axis = split.int_or("axis", 0);
+    if (!shapes || axis < -rank || axis >= rank) {
+      *reason = shapes ? "its axis is out of range" : "the shape of its input is not known";
+      return sizes;
+    }
+    const auto dim = static_cast<std::size_t>(axis < 0 ? axis + rank : axis);
+    const std::int64_t size = (*shapes)[0][dim];
+    if (size != (*shapes)[1][dim]) {
+      *reason = "it splits the batch";
+      return sizes;
+    }
+    if (sizes.empty()) {
+      const std::int64_t part = (size + parts - 1) / parts;
+      for (std::int64_t i = 0; i < parts; ++i) sizes.push_back(std::min(part, size - i * part));
+    }
+    std::int64_t sum = 0;
+    for (const std::int64_t part : sizes) sum += part < 1 || part > size ? size + 1 : part;
+    if (sizes.size() != names.outputs.size() || sum != size) {
+      return bad_model("the parts of a Split do not fit its input", split.name,
+                       std::to_string(parts) + " parts of " + std::to_string(size) + " in all",
+                       shape_to_string(sizes));
+    }
+    return sizes;
+  }
+
+  // Of an activation or a constant.
+  std::optional<PerBatch<Shape>> shapes_of(const std::string& name) {
+    const Value& value = values_.at(name);
+    if (value.id != kNoTensor) return values_.shapes(value.id);
+    if (value.constant == nullptr) return std::nullopt;
+    const Shape dims(value.constant->dims().begin(), value.constant->dims().end());
+    return PerBatch<Shape>{dims, dims};
+  }
+
+  // A constant of our own; returns its name.
+  std::string add_ints(const std::string& wish, std::vector<std::int64_t> ints) {
+    std::string name = fresh_name(wish);
+    values_.declare_ints(name, std::move(ints));
+    return name;
+  }
+
   // The mean over both image axes: how newer exporters write global average pooling.
-  Result<bool> add_mean_as_pooling(const Node& mean, const Names& names) {
+  Result<bool> add_mean_as_pooling(const Node& mean, const NodeNames& names) {
     if (names.inputs.empty() || names.inputs[0].empty() || names.outputs.size() != 1) return false;
     const Value& input = values_.at(names.inputs[0]);
     if (!input.is_activation()) return false;
@@ -309,7 +383,7 @@ class Importer {
     return true;
   }
 
-  Status add_operator(Node node, const Names& names) {
+  Status add_operator(Node node, const NodeNames& names) {
     const OpDef* op = find_op(node.op_type);
     const OpSchema* schema = find_schema(node.op_type);
     if (op == nullptr || schema == nullptr || node.opset < op->min_opset) {
@@ -317,12 +391,10 @@ class Importer {
       return name_outputs(names);
     }
     const auto count = names.inputs.size();
-    if (count < schema->required || count > schema->inputs.size() || names.outputs.empty() ||
-        names.outputs[0].empty()) {
+    if (!schema->takes(count) || names.outputs.empty() || names.outputs[0].empty()) {
       return bad_model("a node has the wrong number of inputs or outputs", node.name,
-                       std::to_string(schema->required) + " to " +
-                           std::to_string(schema->inputs.size()) + " inputs",
-                       std::to_string(count));
+                       "at least " + std::to_string(schema->required) + " inputs, one output",
+                       std::to_string(count) + " inputs");
     }
     bool computable = true;
     for (std::size_t i = 0; i < count; ++i) {
@@ -360,14 +432,29 @@ class Importer {
     if (node->op_type == "Reshape" && input == 1) return reshape_target(node, name, refusal);
     Value& value = values_.at(name);
     if (value.is_lost) return lost_ints(name);
+    if (!value.transpose_of.empty()) return transposed_input(node, input, name);
     if (value.is_activation()) return value.id;
-    if (value.constant == nullptr && value.ints->depends_on_batch()) {
-      *refusal = "its input " + name + " depends on the batch size";
-      return kNoTensor;
-    }
     const bool is_bias = input == 2 && (node->op_type == "Conv" || node->op_type == "Gemm");
     if (is_bias && values_.is_computed_zero(value)) return kNoTensor;
     return values_.constant_tensor(name, role_of(*node, input, value));
+  }
+
+  // Products by a transposed weight take the weight as it is, under an attribute that Gemm has and
+  // MatMul is given; others take a Transpose node.
+  Result<TensorId> transposed_input(Node* node, std::size_t input, const std::string& name) {
+    const std::string source = values_.at(name).transpose_of;
+    const bool by_activation =
+        !node->inputs.empty() && node->inputs[0] != kNoTensor &&
+        !is_fixed(out_.graph.tensors[static_cast<std::size_t>(node->inputs[0])]);
+    if (input == 1 && by_activation && (node->op_type == "MatMul" || node->op_type == "Gemm")) {
+      node->attributes["transB"] = {std::int64_t{node->int_or("transB", 0) == 0 ? 1 : 0}};
+      return values_.constant_tensor(source, role_of(*node, input, values_.at(source)));
+    }
+    Node transpose{
+        .op_type = "Transpose", .name = fresh_name(name + "/transpose"), .opset = node->opset};
+    values_.at(name).transpose_of.clear();
+    TEMPO_RETURN_IF_ERROR(add_operator(std::move(transpose), {{source}, {name}}));
+    return values_.at(name).id;
   }
 
   // A constant that holds for every batch size.
@@ -419,8 +506,15 @@ class Importer {
   Status check_type(const Node& node, const OpSchema& schema, std::size_t input, TensorId id,
                     std::string* refusal) const {
     const Tensor& tensor = out_.graph.tensors[static_cast<std::size_t>(id)];
-    const bool wants_float = schema.inputs[input] == 'f';
-    if (wants_float == (tensor.type == DataType::kFloat32)) return {};
+    const char letter = schema.letter(input);
+    if (std::isupper(letter) != 0 && tensor.kind != TensorKind::kConstant) {
+      *refusal = "its input " + tensor.name + " is not a constant";
+      return {};
+    }
+    const bool wants_float = std::tolower(letter) == 'f';
+    if (std::tolower(letter) == 'a' || wants_float == (tensor.type == DataType::kFloat32)) {
+      return {};
+    }
     if (unsupported_count_ > 0) {  // perhaps only a consequence
       *refusal = "its input " + tensor.name + " has another type";
       return {};
@@ -429,7 +523,7 @@ class Importer {
                      wants_float ? "float32" : "integers or flags", tensor.name);
   }
 
-  std::string why_not(const Node& node, const Names& names, const OpDef& op) const {
+  std::string why_not(const Node& node, const NodeNames& names, const OpDef& op) const {
     for (std::size_t i = 1; i < names.outputs.size(); ++i) {
       if (!names.outputs[i].empty() && order_.values.at(names.outputs[i]).readers > 0) {
         return "its output " + names.outputs[i] + " is used";
@@ -439,7 +533,7 @@ class Importer {
   }
 
   // The outputs beyond the first are not read by anything: the graph goes without them.
-  Status add_result(Node node, const Names& names, bool computable) {
+  Status add_result(Node node, const NodeNames& names, bool computable) {
     std::optional<PerBatch<Shape>> result;
     if (computable) {
       result.emplace();
@@ -448,7 +542,8 @@ class Importer {
         for (const TensorId id : node.inputs) {
           inputs.push_back(id == kNoTensor ? Shape{} : (*values_.shapes(id))[batch]);
         }
-        Result<std::vector<Shape>> outputs = infer_node(out_.graph, node, std::move(inputs));
+        Result<std::vector<Shape>> outputs =
+            infer_node(out_.graph, node, std::move(inputs), kProbeBatches[batch]);
         if (!outputs) return outputs.error();
         if (outputs->empty() || (*outputs)[0].size() > kMaxRank) {
           return bad_model("a node's result has too many dimensions", node.name,
@@ -457,7 +552,10 @@ class Importer {
         (*result)[batch] = std::move((*outputs)[0]);
       }
     }
-    const TensorId id = values_.add_tensor(Tensor{.name = names.outputs[0]}, std::move(result));
+    Tensor tensor{.name = names.outputs[0]};
+    const OpDef& op = *find_op(node.op_type);
+    if (op.output_type != nullptr) tensor.type = op.output_type(out_.graph, node);
+    const TensorId id = values_.add_tensor(std::move(tensor), std::move(result));
     values_.declare(names.outputs[0], id);
     unused_outputs_.insert(names.outputs.begin() + 1, names.outputs.end());
     node.outputs = {id};
@@ -466,7 +564,7 @@ class Importer {
   }
 
   // Nodes that cannot be done still name their outputs, so that the rest can be looked at.
-  Status name_outputs(const Names& names) {
+  Status name_outputs(const NodeNames& names) {
     for (const std::string& name : names.outputs) {
       if (name.empty()) continue;
       values_.declare(name, values_.add_tensor(Tensor{.name = name}, std::nullopt));
@@ -505,6 +603,7 @@ class Importer {
   onnx::ModelProto& model_;
   const ImportOptions& options_;
   std::int64_t fixed_batch_ = kBatchDim;
+  int position_ = 0;  // in the file, of the node that is being added
   OnnxOrder order_;
   ImportedGraph out_;
   ValueTable values_;

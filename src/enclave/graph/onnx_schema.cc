@@ -5,6 +5,8 @@
 #include <array>
 #include <optional>
 
+#include "enclave/graph/onnx_tensor.h"
+
 namespace tempo {
 namespace {
 
@@ -13,24 +15,36 @@ using onnx::AttributeProto;
 constexpr std::array kSchemas = {
     OpSchema{"Abs", "f", 1},
     OpSchema{"Add", "ff", 2},
+    OpSchema{"And", "ii", 2},
     OpSchema{"AveragePool", "f", 1},
     OpSchema{"BatchNormalization", "fffff", 5},
-    OpSchema{"Clip", "fff", 1},
+    OpSchema{"Cast", "a", 1},
+    OpSchema{"Clip", "fFF", 1},
+    OpSchema{"Concat", "a*", 1},
+    OpSchema{"ConstantOfShape", "I", 1},
     OpSchema{"Conv", "fff", 2},
     OpSchema{"Div", "ff", 2},
-    OpSchema{"Dropout", "ffi", 1},
+    OpSchema{"Dropout", "fFI", 1},
     OpSchema{"Elu", "f", 1},
+    OpSchema{"Equal", "aa", 2},
     OpSchema{"Erf", "f", 1},
     OpSchema{"Exp", "f", 1},
-    OpSchema{"Flatten", "f", 1},
+    OpSchema{"Expand", "aI", 2},
+    OpSchema{"Flatten", "a", 1},
+    OpSchema{"Gather", "ai", 2},
     OpSchema{"Gelu", "f", 1},
     OpSchema{"Gemm", "fff", 2},
     OpSchema{"GlobalAveragePool", "f", 1},
+    OpSchema{"Greater", "aa", 2},
+    OpSchema{"GreaterOrEqual", "aa", 2},
     OpSchema{"HardSigmoid", "f", 1},
     OpSchema{"HardSwish", "f", 1},
-    OpSchema{"Identity", "f", 1},
+    OpSchema{"Identity", "a", 1},
+    OpSchema{"IsNaN", "f", 1},
     OpSchema{"LayerNormalization", "fff", 2},
     OpSchema{"LeakyRelu", "f", 1},
+    OpSchema{"Less", "aa", 2},
+    OpSchema{"LessOrEqual", "aa", 2},
     OpSchema{"Log", "f", 1},
     OpSchema{"MatMul", "ff", 2},
     OpSchema{"Max", "ff", 2},
@@ -38,18 +52,27 @@ constexpr std::array kSchemas = {
     OpSchema{"Min", "ff", 2},
     OpSchema{"Mul", "ff", 2},
     OpSchema{"Neg", "f", 1},
+    OpSchema{"Not", "i", 1},
+    OpSchema{"Or", "ii", 2},
+    OpSchema{"Pad", "fIFI", 1},
     OpSchema{"Pow", "ff", 2},
+    OpSchema{"Range", "AAA", 3},
     OpSchema{"Reciprocal", "f", 1},
-    OpSchema{"ReduceMean", "fi", 1},
-    OpSchema{"ReduceSum", "fi", 1},
+    OpSchema{"ReduceMean", "fI", 1},
+    OpSchema{"ReduceSum", "fI", 1},
     OpSchema{"Relu", "f", 1},
-    OpSchema{"Reshape", "fi", 2},
+    OpSchema{"Reshape", "aI", 2},
     OpSchema{"Sigmoid", "f", 1},
+    OpSchema{"Slice", "aIIII", 1},
     OpSchema{"Softmax", "f", 1},
     OpSchema{"Sqrt", "f", 1},
+    OpSchema{"Squeeze", "aI", 1},
     OpSchema{"Sub", "ff", 2},
     OpSchema{"Tanh", "f", 1},
-    OpSchema{"Transpose", "f", 1},
+    OpSchema{"Transpose", "a", 1},
+    OpSchema{"Trilu", "aI", 1},
+    OpSchema{"Unsqueeze", "aI", 1},
+    OpSchema{"Where", "iaa", 3},
 };
 
 struct AttributeType {
@@ -77,23 +100,40 @@ constexpr std::array kAttributeTypes = {
     AttributeType{"kernel_shape", AttributeProto::INTS},
     AttributeType{"max", AttributeProto::FLOAT},
     AttributeType{"min", AttributeProto::FLOAT},
+    AttributeType{"mode", AttributeProto::STRING},
     AttributeType{"momentum", AttributeProto::FLOAT},
     AttributeType{"noop_with_empty_axes", AttributeProto::INT},
+    AttributeType{"num_outputs", AttributeProto::INT},
     AttributeType{"pads", AttributeProto::INTS},
     AttributeType{"perm", AttributeProto::INTS},
     AttributeType{"ratio", AttributeProto::FLOAT},
     AttributeType{"seed", AttributeProto::INT},
     AttributeType{"spatial", AttributeProto::INT},
-    AttributeType{"stash_type", AttributeProto::INT},
+    AttributeType{"split", AttributeProto::INTS},
     AttributeType{"start", AttributeProto::INT},
     AttributeType{"starts", AttributeProto::INTS},
+    AttributeType{"stash_type", AttributeProto::INT},
     AttributeType{"storage_order", AttributeProto::INT},
     AttributeType{"strides", AttributeProto::INTS},
     AttributeType{"to", AttributeProto::INT},
     AttributeType{"training_mode", AttributeProto::INT},
     AttributeType{"transA", AttributeProto::INT},
     AttributeType{"transB", AttributeProto::INT},
+    AttributeType{"upper", AttributeProto::INT},
 };
+
+// A tensor of numbers; nothing for any other.
+std::optional<Attribute> convert_tensor(const onnx::TensorProto& proto) {
+  const Result<TensorInfo> info = check_tensor(proto, proto.name());
+  if (!info) return std::nullopt;
+  Tensor tensor{.kind = TensorKind::kConstant, .type = info->type, .declared = info->dims};
+  if (info->type == DataType::kFloat32) {
+    tensor.floats = read_floats(proto, *info);
+  } else {
+    tensor.ints = read_ints(proto, *info);
+  }
+  return Attribute{std::move(tensor)};
+}
 
 std::optional<Attribute> convert(const AttributeProto& proto) {
   switch (proto.type()) {
@@ -107,6 +147,8 @@ std::optional<Attribute> convert(const AttributeProto& proto) {
       return Attribute{std::vector<std::int64_t>(proto.ints().begin(), proto.ints().end())};
     case AttributeProto::FLOATS:
       return Attribute{std::vector<float>(proto.floats().begin(), proto.floats().end())};
+    case AttributeProto::TENSOR:
+      return convert_tensor(proto.t());
     default:
       return std::nullopt;
   }

@@ -3,7 +3,11 @@
 #include <onnx/onnx_pb.h>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <string_view>
 
+#include "enclave/graph/evaluate.h"
 #include "enclave/graph/onnx_tensor.h"
 #include "enclave/graph/storage.h"
 
@@ -18,6 +22,13 @@ bool is_float(const onnx::TensorProto* tensor) {
   return tensor != nullptr && tensor->data_type() == onnx::TensorProto::FLOAT;
 }
 
+// Operators whose operands are trained when they are initializers: biases, scales, embeddings, and
+// what is moved about before it becomes one. A number that somebody wrote into the network's code
+// is a Constant node or a scalar.
+constexpr std::array<std::string_view, 13> kMayTrain = {
+    "Add", "Concat",  "Expand", "Flatten", "Gather",    "Identity", "Mul",
+    "Pad", "Reshape", "Slice",  "Squeeze", "Transpose", "Unsqueeze"};
+
 // Of float32 payloads. Damaged ones are found when the tensor is read.
 bool has_equal_elements(const onnx::TensorProto& tensor) {
   const auto& floats = tensor.float_data();
@@ -28,10 +39,45 @@ bool has_equal_elements(const onnx::TensorProto& tensor) {
           raw.compare(sizeof(float), std::string::npos, raw, 0, raw.size() - sizeof(float)) == 0);
 }
 
+// An attention mask: float32 numbers that stand for minus infinity. Training would change the
+// others.
+bool is_mask(const onnx::TensorProto& tensor) {
+  constexpr float kLargest = 1e30F;  // of any weight
+  const Result<TensorInfo> info = check_tensor(tensor, tensor.name());
+  if (!info || info->type != DataType::kFloat32) return false;
+  const std::vector<float> values = read_floats(tensor, *info);
+  return std::any_of(values.begin(), values.end(),
+                     [](float value) { return !(std::abs(value) < kLargest); });
+}
+
 }  // namespace
 
+Role role_of(const Node& node, std::size_t input, const Value& value) {
+  const int rank = value.constant == nullptr ? 0 : value.constant->dims_size();
+  const std::string& op = node.op_type;
+  Role role;
+  if (op == "Conv" && input == 1) {
+    role = {TensorKind::kParameter, rank == 4 ? Storage::kConvWeights : Storage::kOnnx};
+  } else if ((op == "Gemm" || op == "MatMul") && input == 1) {
+    const bool transpose = node.int_or("transB", 0) == 0 && rank == 2;
+    role = {TensorKind::kParameter, transpose ? Storage::kTransposed : Storage::kOnnx};
+  } else if (op == "BatchNormalization" && input >= 3) {
+    role.kind = TensorKind::kStatistic;
+  } else if (op == "BatchNormalization" || op == "LayerNormalization" || op == "Conv" ||
+             op == "Gemm" || op == "MatMul") {
+    role.kind = TensorKind::kParameter;
+  } else if (std::ranges::find(kMayTrain, op) != kMayTrain.end() && value.is_trainable &&
+             rank > 0 && is_float(value.constant) && !is_mask(*value.constant)) {
+    role.kind = TensorKind::kParameter;
+  }
+  if (value.is_computed || !is_float(value.constant)) role.kind = TensorKind::kConstant;
+  return role;
+}
+
 ValueTable::ValueTable(Graph* graph, std::int64_t file_bytes)
-    : graph_(*graph), copy_budget_(file_bytes + kSpareCopyBytes) {}
+    : graph_(*graph),
+      copy_budget_(file_bytes + kSpareCopyBytes),
+      work_budget_(8 * (file_bytes + kSpareCopyBytes)) {}
 
 void ValueTable::declare_initializers(const onnx::GraphProto& file) {
   for (int i = 0; i < file.initializer_size(); ++i) {
@@ -103,16 +149,37 @@ Result<TensorId> ValueTable::constant_tensor(const std::string& used_name, const
   return value.id;
 }
 
+Status ValueTable::fill_known_ints(const std::string& name, const FoldedInts& known,
+                                   Tensor* tensor) {
+  tensor->type = DataType::kInt64;
+  tensor->ints = known.at[0];
+  if (!known.is_scalar) tensor->declared = {static_cast<std::int64_t>(known.at[0].size())};
+  if (!known.depends_on_batch()) return {};
+  // A line through the values at both probes. Products with any batch size stay far from overflow.
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  const std::int64_t distance = kProbeBatches[1] - kProbeBatches[0];
+  const auto too_large = [](std::int64_t value) { return value < -kMost || value > kMost; };
+  for (std::size_t i = 0; i < known.at[0].size(); ++i) {
+    const std::int64_t low = known.at[0][i];
+    if (known.at[1].size() != known.at[0].size() || too_large(low) || too_large(known.at[1][i]) ||
+        (known.at[1][i] - low) % distance != 0) {
+      return Error{.code = ErrorCode::kUnsupportedModel,
+                   .what = "integers depend on the batch size in a way that is not supported",
+                   .where = name,
+                   .expected = "a multiple of the batch size and a constant"};
+    }
+    const std::int64_t slope = (known.at[1][i] - low) / distance;
+    tensor->ints_per_sample.push_back(slope);
+    tensor->ints[i] = low - slope * kProbeBatches[0];
+  }
+  return {};
+}
+
 Status ValueTable::fill_constant(const std::string& name, const Value& value, const Role& role,
                                  Tensor* tensor) {
   if (value.constant == nullptr) {  // integers that were computed from shapes
-    TEMPO_ASSERT(value.ints && !value.ints->depends_on_batch());
-    tensor->type = DataType::kInt64;
-    tensor->ints = value.ints->at[0];
-    if (!value.ints->is_scalar) {
-      tensor->declared = {static_cast<std::int64_t>(tensor->ints.size())};
-    }
-    return {};
+    TEMPO_ASSERT(value.ints.has_value());
+    return fill_known_ints(name, *value.ints, tensor);
   }
   Result<TensorInfo> info = check_tensor(*value.constant, name);
   if (!info) return info.error();
@@ -148,39 +215,92 @@ bool ValueTable::is_computed_zero(const Value& value) const {
          std::all_of(data.begin(), data.end(), [](float element) { return element == 0.0F; });
 }
 
-Result<bool> ValueTable::absorb(const Node& node, const onnx::NodeProto& proto, int position) {
-  if (proto.input_size() < 1 || proto.input(0).empty() || proto.output_size() != 1 ||
-      proto.output(0).empty()) {
+// A transposed weight: products by it take the weight itself (see onnx_import.cc).
+bool ValueTable::transposed(const Node& node, const NodeNames& names) {
+  if (node.op_type != "Transpose") return false;
+  const Value& source = at(names.inputs[0]);
+  if (source.constant == nullptr || source.constant->dims_size() != 2 ||
+      node.ints_or("perm", {1, 0}) != std::vector<std::int64_t>{1, 0} ||
+      role_of(node, 0, source).kind != TensorKind::kParameter) {
     return false;
   }
-  if (alias_constant(node, proto, position) || shape_of(node, proto)) return true;
-  Result<bool> done = alias_activation(node, proto);
+  values_[names.outputs[0]].transpose_of = names.inputs[0];
+  return true;
+}
+
+// The operator's own forward computes what depends on constants alone.
+Result<bool> ValueTable::evaluate(const Node& node, const NodeNames& names) {
+  std::vector<std::optional<Tensor>> operands;
+  for (std::size_t i = 0; i < names.inputs.size(); ++i) {
+    operands.emplace_back();
+    if (names.inputs[i].empty()) continue;
+    const std::string& name = tied_to(names.inputs[i]);
+    const Value& value = values_.at(name);
+    if (!value.is_constant() || role_of(node, i, value).kind != TensorKind::kConstant) return false;
+    Tensor tensor{.name = name, .kind = TensorKind::kConstant};
+    TEMPO_RETURN_IF_ERROR(fill_constant(name, value, {}, &tensor));
+    work_budget_ -= element_count(tensor.declared);
+    if (!tensor.ints_per_sample.empty() || work_budget_ < 0) return false;
+    operands.back() = std::move(tensor);
+  }
+  std::optional<Tensor> result =
+      evaluate_node(node, std::move(operands), std::min(copy_budget_ / 8, work_budget_));
+  if (!result) return false;
+  work_budget_ -= element_count(result->declared);
+  copy_budget_ -= 8 * element_count(result->declared);
+  auto made = std::make_shared<onnx::TensorProto>();
+  made->set_name(names.outputs[0]);
+  for (const std::int64_t dim : result->declared) made->add_dims(dim);
+  if (result->type == DataType::kFloat32) {
+    made->set_data_type(onnx::TensorProto::FLOAT);
+    made->mutable_float_data()->Add(result->floats.begin(), result->floats.end());
+  } else {
+    made->set_data_type(onnx::TensorProto::INT64);
+    made->mutable_int64_data()->Add(result->ints.begin(), result->ints.end());
+  }
+  Value value;
+  value.constant = made.get();
+  value.is_computed = true;
+  values_[names.outputs[0]] = std::move(value);
+  made_.push_back(std::move(made));
+  return true;
+}
+
+Result<bool> ValueTable::absorb(const Node& node, const NodeNames& names, int position) {
+  if (names.inputs.empty() || names.inputs[0].empty() || names.outputs.size() != 1 ||
+      names.outputs[0].empty()) {
+    return false;
+  }
+  if (alias_constant(node, names, position) || shape_of(node, names) || transposed(node, names)) {
+    return true;
+  }
+  Result<bool> done = alias_activation(node, names);
   if (!done || *done) return done;
-  done = expand(node, proto);
+  done = fold(node, names);
   if (!done || *done) return done;
-  return fold(node, proto);
+  return evaluate(node, names);
 }
 
 // PyTorch's exporter writes parameters that were equal at export time as one initializer and
 // Identity nodes. Those whose elements all are one number are fresh (of batch normalisations, say)
 // and trained separately, so each gets a tensor of its own; others can only be equal because they
 // are one parameter, tied. CastLike stands before constants that newer versions write.
-bool ValueTable::alias_constant(const Node& node, const onnx::NodeProto& proto, int position) {
-  const Value& source = at(proto.input(0));
+bool ValueTable::alias_constant(const Node& node, const NodeNames& names, int position) {
+  const Value& source = at(names.inputs[0]);
   if (source.constant == nullptr) return false;
-  const bool is_identity = node.op_type == "Identity" && proto.input_size() == 1;
+  const bool is_identity = node.op_type == "Identity" && names.inputs.size() == 1;
   bool is_cast = is_float(source.constant) && node.op_type == "Cast" &&
                  node.int_or("to", 0) == onnx::TensorProto::FLOAT;
-  if (is_float(source.constant) && node.op_type == "CastLike" && proto.input_size() == 2 &&
-      !proto.input(1).empty()) {
-    const Value& like = at(proto.input(1));
+  if (is_float(source.constant) && node.op_type == "CastLike" && names.inputs.size() == 2 &&
+      !names.inputs[1].empty()) {
+    const Value& like = at(names.inputs[1]);
     is_cast = like.is_activation() || is_float(like.constant);
   }
   if (!is_identity && !is_cast) return false;
   if (is_identity && source.is_trainable && is_float(source.constant) &&
       !has_equal_elements(*source.constant)) {
-    ties_.emplace(proto.output(0), tied_to(proto.input(0)));
-    values_[proto.output(0)];  // the name is taken
+    ties_.emplace(names.outputs[0], tied_to(names.inputs[0]));
+    values_[names.outputs[0]];  // the name is taken
     return true;
   }
   Value alias;
@@ -190,19 +310,22 @@ bool ValueTable::alias_constant(const Node& node, const onnx::NodeProto& proto, 
   alias.is_trainable = source.is_trainable && is_identity;
   alias.is_computed = source.is_computed || is_cast;
   alias.is_copy = true;
-  values_[proto.output(0)] = std::move(alias);
+  values_[names.outputs[0]] = std::move(alias);
   return true;
 }
 
 // PyTorch 1 writes a Pad by nothing before average pooling.
-Result<bool> ValueTable::alias_activation(const Node& node, const onnx::NodeProto& proto) {
-  const Value& source = at(proto.input(0));
+Result<bool> ValueTable::alias_activation(const Node& node, const NodeNames& names) {
+  const Value& source = at(names.inputs[0]);
   if (!source.is_activation()) return false;
-  bool is_nothing = node.op_type == "Cast" && node.int_or("to", 0) == onnx::TensorProto::FLOAT;
+  const DataType type = graph_.tensors[static_cast<std::size_t>(source.id)].type;
+  const std::int64_t same =
+      type == DataType::kFloat32 ? onnx::TensorProto::FLOAT : onnx::TensorProto::INT64;
+  bool is_nothing = node.op_type == "Cast" && node.int_or("to", 0) == same;
   if (node.op_type == "Pad") {
     std::vector<std::int64_t> pads = node.ints_or("pads", {});
-    if (proto.input_size() > 1 && !proto.input(1).empty()) {
-      Result<const FoldedInts*> known = known_ints(&at(proto.input(1)));
+    if (names.inputs.size() > 1 && !names.inputs[1].empty()) {
+      Result<const FoldedInts*> known = known_ints(&at(names.inputs[1]));
       if (!known) return known.error();
       pads.clear();
       if (*known != nullptr && !(*known)->depends_on_batch()) pads = (*known)->at[0];
@@ -212,38 +335,17 @@ Result<bool> ValueTable::alias_activation(const Node& node, const onnx::NodeProt
   }
   if (!is_nothing) return false;
   const TensorId id = source.id;
-  declare(proto.output(0), id);
+  declare(names.outputs[0], id);
   return true;
 }
 
-Result<bool> ValueTable::expand(const Node& node, const onnx::NodeProto& proto) {
-  const Value& source = at(proto.input(0));
-  if (node.op_type != "Expand" || proto.input_size() != 2 || proto.input(1).empty() ||
-      !is_float(source.constant)) {
-    return false;
-  }
-  Result<const FoldedInts*> shape = known_ints(&at(proto.input(1)));
-  if (!shape) return shape.error();
-  if (*shape == nullptr) return false;
-  SharedTensor made = expand_float(*source.constant, **shape, proto.output(0));
-  if (made == nullptr) return false;
-  copy_budget_ -= made->float_data_size() * 8;
-  if (copy_budget_ < 0) return false;
-  Value value;
-  value.constant = made.get();
-  value.is_computed = true;
-  values_[proto.output(0)] = std::move(value);
-  made_.push_back(std::move(made));
-  return true;
-}
-
-bool ValueTable::shape_of(const Node& node, const onnx::NodeProto& proto) {
-  if (node.op_type != "Shape" || proto.input_size() != 1) return false;
-  const Value& source = at(proto.input(0));
+bool ValueTable::shape_of(const Node& node, const NodeNames& names) {
+  if (node.op_type != "Shape" || names.inputs.size() != 1) return false;
+  const Value& source = at(names.inputs[0]);
   PerBatch<Shape> shape;
   if (source.id != kNoTensor) {
     if (!shapes(source.id)) {
-      values_[proto.output(0)].is_lost = true;
+      values_[names.outputs[0]].is_lost = true;
       return true;
     }
     shape = *shapes(source.id);
@@ -254,17 +356,17 @@ bool ValueTable::shape_of(const Node& node, const onnx::NodeProto& proto) {
   } else {
     return false;
   }
-  values_[proto.output(0)].ints = fold_shape(node, shape);
+  values_[names.outputs[0]].ints = fold_shape(node, shape);
   return true;
 }
 
-Result<bool> ValueTable::fold(const Node& node, const onnx::NodeProto& proto) {
-  if (!is_foldable(node.op_type) || proto.input_size() > static_cast<int>(kMaxFoldedInts)) {
+Result<bool> ValueTable::fold(const Node& node, const NodeNames& names) {
+  if (!is_foldable(node.op_type) || names.inputs.size() > kMaxFoldedInts) {
     return false;
   }
   std::vector<const FoldedInts*> inputs;
   bool is_lost = false;
-  for (const std::string& name : proto.input()) {
+  for (const std::string& name : names.inputs) {
     if (name.empty()) {
       inputs.push_back(nullptr);
       continue;
@@ -280,12 +382,12 @@ Result<bool> ValueTable::fold(const Node& node, const onnx::NodeProto& proto) {
     inputs.push_back(*ints);
   }
   if (is_lost) {
-    values_[proto.output(0)].is_lost = true;
+    values_[names.outputs[0]].is_lost = true;
     return true;
   }
   std::optional<FoldedInts> folded = fold_node(node, inputs);
   if (!folded) return false;
-  values_[proto.output(0)].ints = std::move(folded);
+  values_[names.outputs[0]].ints = std::move(folded);
   return true;
 }
 

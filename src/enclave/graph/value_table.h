@@ -32,16 +32,26 @@ struct Value {
   bool is_copy = false;                         // Identity of a constant
   bool is_computed = false;                     // a constant that is not in the file as such
   std::optional<FoldedInts> ints;               // known integers
-  bool is_lost = false;  // integers that an unsupported node upstream keeps from being known
+  bool is_lost = false;      // integers that an unsupported node upstream keeps from being known
+  std::string transpose_of;  // the matrix, a parameter, that this is the transpose of
 
-  bool is_activation() const { return constant == nullptr && !ints && !is_lost; }
+  bool is_constant() const { return constant != nullptr || ints; }
+  bool is_activation() const { return !is_constant() && !is_lost && transpose_of.empty(); }
 };
 
-// How a node uses a constant.
+// What a node reads and makes; some nodes of a file become several.
+struct NodeNames {
+  std::vector<std::string> inputs;
+  std::vector<std::string> outputs;
+};
+
+// How a node uses a constant: what is trained, and how it is stored.
 struct Role {
   TensorKind kind = TensorKind::kConstant;
   Storage storage = Storage::kOnnx;
 };
+
+Role role_of(const Node& node, std::size_t input, const Value& value);
 
 class ValueTable {
  public:
@@ -54,6 +64,10 @@ class ValueTable {
   // A Constant node at a position in the file. Error: kBadModel.
   Status declare_constant(const onnx::NodeProto& node, const std::string& where, int position);
   void declare(const std::string& name, TensorId id) { values_[name].id = id; }
+  // A vector that does not depend on the batch size.
+  void declare_ints(const std::string& name, std::vector<std::int64_t> ints) {
+    values_[name].ints = FoldedInts{false, {ints, ints}};
+  }
   bool contains(const std::string& name) const { return values_.contains(name); }
   Value& at(const std::string& name) { return values_.at(tied_to(name)); }
 
@@ -67,15 +81,16 @@ class ValueTable {
   Result<const FoldedInts*> known_ints(Value* value);
 
   // The graph's tensor for a constant; puts it there at its first use. Precondition: the value is
-  // a constant or known integers that do not depend on the batch. Errors: as check_tensor, and
-  // kUnsupportedModel for two roles that exclude each other.
+  // a constant. Errors: as check_tensor, and kUnsupportedModel for two roles that exclude each
+  // other and for integers that no line through the batch size gives.
   Result<TensorId> constant_tensor(const std::string& name, const Role& role);
   // A computed constant whose elements are all zero.
   bool is_computed_zero(const Value& value) const;
 
   // True when the node only passes on, or computes from constants and shapes, what its output
-  // stands for: then the graph needs no node. `node` has the attributes. Error: as known_ints.
-  Result<bool> absorb(const Node& node, const onnx::NodeProto& proto, int position);
+  // stands for: then the graph needs no node. `node` has the attributes; `position`: of the node
+  // in the file that it is from. Error: as known_ints.
+  Result<bool> absorb(const Node& node, const NodeNames& names, int position);
 
   // The tensors that export writes back.
   std::vector<PendingHome> take_homes() { return std::move(homes_); }
@@ -85,17 +100,20 @@ class ValueTable {
   const std::string& tied_to(const std::string& name) const;
 
   // The rules of absorb().
-  bool alias_constant(const Node& node, const onnx::NodeProto& proto, int position);
-  Result<bool> alias_activation(const Node& node, const onnx::NodeProto& proto);
-  Result<bool> expand(const Node& node, const onnx::NodeProto& proto);
-  bool shape_of(const Node& node, const onnx::NodeProto& proto);
-  Result<bool> fold(const Node& node, const onnx::NodeProto& proto);
+  bool alias_constant(const Node& node, const NodeNames& names, int position);
+  Result<bool> alias_activation(const Node& node, const NodeNames& names);
+  bool shape_of(const Node& node, const NodeNames& names);
+  bool transposed(const Node& node, const NodeNames& names);
+  Result<bool> fold(const Node& node, const NodeNames& names);
+  Result<bool> evaluate(const Node& node, const NodeNames& names);
 
+  static Status fill_known_ints(const std::string& name, const FoldedInts& known, Tensor* tensor);
   Status fill_constant(const std::string& name, const Value& value, const Role& role,
                        Tensor* tensor);
 
   Graph& graph_;
   std::int64_t copy_budget_;  // bytes
+  std::int64_t work_budget_;  // elements that evaluate() may touch
   std::unordered_map<std::string, Value> values_;
   std::unordered_map<std::string, std::string> ties_;   // names for another name's parameter
   std::vector<std::optional<PerBatch<Shape>>> shapes_;  // index = TensorId

@@ -35,6 +35,7 @@ struct Executor::State {
   TimeLedger& ledger;
   StepPlan plan;
   AlignedBuffer<std::byte> arena;
+  std::vector<std::vector<std::int64_t>> constant_ints;  // by TensorId, at this batch size
   AlignedBuffer<float> parameter_gradients;
   std::vector<std::int64_t> parameter_offsets;  // by TensorId, floats; -1 for others
   AlignedBuffer<float> shared_weights;  // a second gradient of weights that several nodes use
@@ -45,6 +46,9 @@ struct Executor::State {
 
   void allocate() {
     arena = AlignedBuffer<std::byte>(static_cast<std::size_t>(plan.arena_bytes));
+    for (const Tensor& tensor : graph.tensors) {
+      constant_ints.push_back(ints_at(tensor, options.batch));
+    }
     moments.resize(plan.linear_ops.size());
     moments_of.assign(graph.tensors.size(), nullptr);
     parameter_offsets.assign(graph.tensors.size(), -1);
@@ -68,10 +72,13 @@ struct Executor::State {
     return offset < 0 ? nullptr : reinterpret_cast<float*>(arena.data() + offset);
   }
 
-  // Null for absent tensors and integers.
+  // Null for absent tensors. For integers see OpContext::ints().
   float* value(TensorId id) {
     if (id == kNoTensor) return nullptr;
     Tensor& tensor = graph.tensors[at(id)];
+    if (is_fixed(tensor) && tensor.type == DataType::kInt64) {
+      return reinterpret_cast<float*>(constant_ints[at(id)].data());
+    }
     if (tensor.kind == TensorKind::kActivation || tensor.kind == TensorKind::kInput) {
       return in_arena(plan.value_offsets[at(id)]);
     }
@@ -105,7 +112,8 @@ struct Executor::State {
                       .d_in = {},
                       .accumulate = {},
                       .fused_relu = planned.fused_relu,
-                      .blocks = &plan.blocks};
+                      .blocks = &plan.blocks,
+                      .batch = options.batch};
     for (const TensorId id : node.inputs) context.in.push_back(value(id));
     context.out.push_back(value(planned.result));
     if (node.op_type == "BatchNormalization") {
@@ -243,6 +251,7 @@ Status Executor::forward(std::uint64_t step) {
     const TimeScope scope(s.ledger, TimeKind::kNonLinear);
     OpContext context = s.context_of(planned);
     find_op(s.node_of(planned).op_type)->forward(context);
+    TEMPO_RETURN_IF_ERROR(std::move(context.status));
   }
   if (s.options.mode == StepMode::kTraining) return {};
   s.is_open = false;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "enclave/graph/storage.h"
+#include "enclave/nn/op.h"
 
 namespace tempo {
 
@@ -57,6 +58,12 @@ TensorId GraphBuilder::ints(std::vector<std::int64_t> values) {
   return add_tensor(std::move(tensor));
 }
 
+TensorId GraphBuilder::scalar(std::int64_t value) {
+  const TensorId id = ints({value});
+  graph_.tensors[static_cast<std::size_t>(id)].declared.clear();
+  return id;
+}
+
 TensorId GraphBuilder::node(const std::string& op_type, std::vector<TensorId> inputs,
                             Attributes attributes) {
   Node node;
@@ -65,7 +72,10 @@ TensorId GraphBuilder::node(const std::string& op_type, std::vector<TensorId> in
   node.opset = graph_.opset;
   node.attributes = std::move(attributes);
   node.inputs = std::move(inputs);
-  const TensorId output = add_tensor({});
+  const OpDef* op = find_op(op_type);
+  Tensor result;
+  if (op != nullptr && op->output_type != nullptr) result.type = op->output_type(graph_, node);
+  const TensorId output = add_tensor(std::move(result));
   node.outputs = {output};
   graph_.nodes.push_back(std::move(node));
   return output;

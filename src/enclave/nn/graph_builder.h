@@ -29,6 +29,7 @@ class GraphBuilder {
                      Storage storage = Storage::kOnnx, TensorKind kind = TensorKind::kParameter);
   TensorId filled(const Shape& shape, float value, TensorKind kind);
   TensorId ints(std::vector<std::int64_t> values);
+  TensorId scalar(std::int64_t value);
   TensorId node(const std::string& op_type, std::vector<TensorId> inputs,
                 Attributes attributes = {});
 

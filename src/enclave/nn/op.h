@@ -24,11 +24,12 @@ struct ShapeContext {
   const Graph& graph;
   const Node& node;
   std::vector<Shape> inputs;
+  std::int64_t batch = 1;
 };
 
-// One node at one step. Tensors are in the layout of graph.h, or blocked (`blocks`); null where
-// absent or not needed. BatchNormalization also gets out[1] and out[2]: the running mean and
-// variance to update, null when they must stay as they are.
+// One node at one step. Tensors lie as `blocks` says; null where absent or not needed. Those of
+// integers stand among the others: see ints(). BatchNormalization also gets out[1] and out[2]: the
+// running mean and variance to update, null when they must stay as they are.
 struct OpContext {
   const Graph& graph;
   const Node& node;
@@ -52,7 +53,20 @@ struct OpContext {
   bool fused_relu = false;
   // Channel block by TensorId (feature_view.h); null: activations are channels last.
   const std::vector<int>* blocks = nullptr;
+  std::int64_t batch = 1;
+  Status status = {};  // forward: set for data that the operator cannot take (kBadData)
 
+  static const std::int64_t* ints(const float* data) {
+    return reinterpret_cast<const std::int64_t*>(data);
+  }
+  static std::int64_t* ints(float* data) { return reinterpret_cast<std::int64_t*>(data); }
+  ShapeContext shape_context() const {
+    ShapeContext context{.graph = graph, .node = node, .inputs = {}, .batch = batch};
+    for (const TensorId id : node.inputs) {
+      context.inputs.push_back(id == kNoTensor ? Shape{} : shape_of(id));
+    }
+    return context;
+  }
   int block_of(TensorId id) const {
     if (blocks != nullptr) return (*blocks)[static_cast<std::size_t>(id)];
     return is_fixed(graph.tensors[static_cast<std::size_t>(id)]) ? kOnnxOrder : 0;
@@ -95,6 +109,8 @@ struct OpDef {
 
   // Why this node cannot be done, or empty. Looks at attributes and constants only.
   std::string (*unsupported)(const Graph& graph, const Node& node) = nullptr;
+  // Element type of the output; null: float32.
+  DataType (*output_type)(const Graph& graph, const Node& node) = nullptr;
   // Shapes of the outputs. Error: kBadModel, `where` = node name.
   Result<std::vector<Shape>> (*infer)(const ShapeContext& context) = nullptr;
   // Linear operators only: geometry for given shapes.

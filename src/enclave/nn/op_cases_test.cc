@@ -139,6 +139,22 @@ std::vector<OpCase> product_cases() {
          return b.node("MatMul", {in[0], b.parameter({5, 4}, 1, 0, Storage::kTransposed)});
        },
        [](const std::vector<Values>& v) { return oracle::mat_mul(v[0], v[1], 1, 6, 5, 4); }},
+      {"MatMul_by_weight_rank_4",  // between Identity nodes, as import writes it
+       {{2, 8, 3, 5}},
+       [](GraphBuilder& b, const Ids& in) {
+         const TensorId x = b.node("Identity", {in[0]});
+         const TensorId weights = b.parameter({5, 4}, 1, 0, Storage::kTransposed);
+         return b.node("Identity", {b.node("MatMul", {x, weights})});
+       },
+       [](const std::vector<Values>& v) { return oracle::mat_mul(v[0], v[1], 1, 48, 5, 4); }},
+      {"MatMul_by_transposed_weight",
+       {{2, 3, 5}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("MatMul", {in[0], b.parameter({4, 5}, 1)}, {{"transB", number(1)}});
+       },
+       [](const std::vector<Values>& v) {
+         return oracle::mat_mul(v[0], oracle::transpose({4, 5}, v[1], {1, 0}), 1, 6, 5, 4);
+       }},
       {"MatMul_of_activations",
        {{2, 3, 5}, {2, 5, 4}},
        [](GraphBuilder& b, const Ids& in) {
@@ -608,11 +624,260 @@ std::vector<OpCase> layer_norm_cases() {
           make("rank_4_last", {2, 8, 3, 4}, {4}, true)};
 }
 
+// The result's elements one by one; value(index) of an index into the result, in ONNX's order.
+Values elements(const Shape& shape, const std::function<double(const Shape&)>& value) {
+  Values out;
+  Shape index(shape.size(), 0);
+  for (std::int64_t i = 0; i < element_count(shape); ++i) {
+    std::int64_t rest = i;
+    for (std::size_t d = shape.size(); d-- > 0;) {
+      index[d] = rest % shape[d];
+      rest /= shape[d];
+    }
+    out.push_back(value(index));
+  }
+  return out;
+}
+double element(const Shape& shape, const Values& values, const Shape& index) {
+  std::int64_t at = 0;
+  for (std::size_t d = 0; d < shape.size(); ++d) at = at * shape[d] + index[d];
+  return values[static_cast<std::size_t>(at)];
+}
+
+// Operators that only move elements: where element `index` of the result is from.
+OpCase move_case(const std::string& name, const Shape& x, const Shape& y,
+                 std::function<TensorId(GraphBuilder&, const Ids&)> build,
+                 std::function<Shape(Shape)> source, int opset = 13) {
+  return {name,
+          {x},
+          std::move(build),
+          [=](const std::vector<Values>& v) {
+            return elements(y, [&](const Shape& index) { return element(x, v[0], source(index)); });
+          },
+          opset};
+}
+
+std::vector<OpCase> move_cases() {
+  const auto node = [](const std::string& type, const std::vector<Ints>& lists,
+                       GraphBuilder::Attributes attributes = {}) {
+    return [=](GraphBuilder& b, const Ids& in) {
+      Ids inputs = in;
+      for (const Ints& list : lists) inputs.push_back(b.ints(list));
+      return b.node(type, inputs, attributes);
+    };
+  };
+  return {
+      {"Concat_channels",
+       {{2, 8, 3, 2}, {2, 16, 3, 2}},
+       node("Concat", {}, {{"axis", number(1)}}),
+       [](const std::vector<Values>& v) {
+         return elements({2, 24, 3, 2}, [&](Shape i) {
+           if (i[1] < 8) return element({2, 8, 3, 2}, v[0], i);
+           i[1] -= 8;
+           return element({2, 16, 3, 2}, v[1], i);
+         });
+       }},
+      {"Concat_a_class_token",  // a parameter, expanded over the batch
+       {{2, 3, 5}},
+       [](GraphBuilder& b, const Ids& in) {
+         const TensorId token = b.parameter({1, 1, 5}, 1);
+         const TensorId tokens = b.node("Expand", {token, b.ints({2, 1, 1})});
+         return b.node("Concat", {tokens, in[0]}, {{"axis", number(-2)}});
+       },
+       [](const std::vector<Values>& v) {
+         return elements({2, 4, 5}, [&](Shape i) {
+           if (i[1] == 0) return v[1][static_cast<std::size_t>(i[2])];
+           i[1] -= 1;
+           return element({2, 3, 5}, v[0], i);
+         });
+       }},
+      {"Concat_to_itself",
+       {{2, 3}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("Concat", {in[0], in[0]}, {{"axis", number(1)}});
+       },
+       [](const std::vector<Values>& v) {
+         return elements({2, 6}, [&](Shape i) { return element({2, 3}, v[0], {i[0], i[1] % 3}); });
+       }},
+      move_case("Slice_images", {2, 8, 5, 4}, {2, 8, 2, 2},
+                node("Slice", {{1, -3}, {5, 3}, {2, 3}, {2, 1}}),
+                [](Shape i) {
+                  return Shape{i[0], i[1], 1 + 2 * i[2], 1 + i[3]};
+                }),
+      move_case("Slice_backwards", {2, 5, 3}, {2, 3, 3}, node("Slice", {{-1}, {-100}, {1}, {-2}}),
+                [](Shape i) {
+                  return Shape{i[0], 4 - 2 * i[1], i[2]};
+                }),
+      move_case(
+          "Slice_of_opset_9", {2, 5, 3}, {2, 2, 2},
+          node("Slice", {}, {{"starts", ints({0, 2, 1})}, {"ends", ints({9, 4, 3})}}),
+          [](Shape i) {
+            return Shape{i[0], 2 + i[1], 1 + i[2]};
+          },
+          9),
+      {"Slice_twice",  // both gradients meet
+       {{2, 5}},
+       [](GraphBuilder& b, const Ids& in) {
+         const auto cut = [&](std::int64_t from, std::int64_t to) {
+           return b.node("Slice", {in[0], b.ints({from}), b.ints({to}), b.ints({1})});
+         };
+         const TensorId left = cut(0, 3), right = cut(2, 5);
+         return b.add(left, right);
+       },
+       [](const std::vector<Values>& v) {
+         return elements({2, 3}, [&](Shape i) {
+           return element({2, 5}, v[0], i) + element({2, 5}, v[0], {i[0], i[1] + 2});
+         });
+       }},
+      {"Slice_a_parameter",
+       {{2, 3}},
+       [](GraphBuilder& b, const Ids& in) {
+         const TensorId table = b.parameter({7, 3}, 1);
+         return b.add(in[0], b.node("Slice", {table, b.ints({4}), b.ints({6}), b.ints({0})}));
+       },
+       [](const std::vector<Values>& v) {
+         return elements({2, 3}, [&](Shape i) {
+           return element({2, 3}, v[0], i) + element({7, 3}, v[1], {4 + i[0], i[1]});
+         });
+       }},
+      {"Pad_by_a_number",
+       {{2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.node("Pad", {in[0], b.ints({0, 0, 1, -1, 0, 0, 2, 1}),
+                               b.filled({}, 0.5F, TensorKind::kConstant)});
+       },
+       [](const std::vector<Values>& v) {
+         return elements({2, 8, 6, 2}, [&](Shape i) {
+           const Shape from = {i[0], i[1], i[2] - 1, i[3] + 1};
+           const bool inside = from[2] >= 0 && from[2] < 3 && from[3] >= 0 && from[3] < 2;
+           return inside ? element({2, 8, 3, 2}, v[0], from) : 0.5;
+         });
+       }},
+      move_case(
+          "Gather_one", {2, 5, 3}, {2, 3},
+          [](GraphBuilder& b, const Ids& in) {
+            return b.node("Gather", {in[0], b.scalar(-2)}, {{"axis", number(1)}});
+          },
+          [](Shape i) {
+            return Shape{i[0], 3, i[1]};
+          }),
+      move_case("Gather_channels", {2, 8, 3, 2}, {2, 3, 3, 2},
+                node("Gather", {{7, 0, 7}}, {{"axis", number(1)}}),
+                [](Shape i) {
+                  return Shape{i[0], i[1] == 1 ? 0 : 7, i[2], i[3]};
+                }),
+      {"Gather_embeddings",
+       {{2, 3, 4}},
+       [](GraphBuilder& b, const Ids& in) {
+         const TensorId table = b.parameter({5, 4}, 1);
+         return b.add(in[0], b.node("Gather", {table, b.ints({4, 0, 4})}));
+       },
+       [](const std::vector<Values>& v) {
+         return elements({2, 3, 4}, [&](Shape i) {
+           return element({2, 3, 4}, v[0], i) + element({5, 4}, v[1], {i[1] == 1 ? 0 : 4, i[2]});
+         });
+       }},
+      move_case("Unsqueeze", {2, 5}, {2, 1, 5, 1}, node("Unsqueeze", {{1, -1}}),
+                [](Shape i) {
+                  return Shape{i[0], i[2]};
+                }),
+      move_case(
+          "Unsqueeze_of_opset_11", {2, 5}, {1, 2, 5}, node("Unsqueeze", {}, {{"axes", ints({0})}}),
+          [](Shape i) {
+            return Shape{i[1], i[2]};
+          },
+          11),
+      move_case("Squeeze", {2, 8, 1, 3}, {2, 8, 3}, node("Squeeze", {{2}}),
+                [](Shape i) {
+                  return Shape{i[0], i[1], 0, i[2]};
+                }),
+      move_case("Expand_images", {2, 8, 1, 3}, {2, 8, 4, 3}, node("Expand", {{1, 1, 4, 3}}),
+                [](Shape i) {
+                  return Shape{i[0], i[1], 0, i[3]};
+                }),
+      {"Trilu_upper",
+       {{2, 3, 4}},
+       node("Trilu", {{1}}),
+       [](const std::vector<Values>& v) {
+         return elements({2, 3, 4}, [&](Shape i) {
+           return i[2] >= i[1] + 1 ? element({2, 3, 4}, v[0], i) : 0.0;
+         });
+       },
+       14},
+      {"Trilu_lower",
+       {{2, 8, 4, 3}},
+       node("Trilu", {}, {{"upper", number(0)}}),
+       [](const std::vector<Values>& v) {
+         return elements({2, 8, 4, 3}, [&](Shape i) {
+           return i[3] <= i[2] ? element({2, 8, 4, 3}, v[0], i) : 0.0;
+         });
+       },
+       14},
+  };
+}
+
+// Where and what makes its condition.
+std::vector<OpCase> choice_cases() {
+  struct Comparison {
+    const char* type;
+    bool (*holds)(double, double);
+    int opset;
+  };
+  const std::vector<Comparison> comparisons = {
+      {"Greater", [](double a, double b) { return a > b; }, 9},
+      {"GreaterOrEqual", [](double a, double b) { return a >= b; }, 12},
+      {"Less", [](double a, double b) { return a < b; }, 9},
+      {"LessOrEqual", [](double a, double b) { return a <= b; }, 12},
+  };
+  std::vector<OpCase> cases;
+  for (const Comparison& c : comparisons) {
+    cases.push_back({std::string("Where_") + c.type,
+                     {{2, 8, 3, 2}, {2, 8, 1, 2}},
+                     [c](GraphBuilder& b, const Ids& in) {
+                       const TensorId flags = b.node(c.type, {in[0], in[1]});
+                       return b.node("Where", {flags, in[1], in[0]});
+                     },
+                     [c](const std::vector<Values>& v) {
+                       return elements({2, 8, 3, 2}, [&](Shape i) {
+                         const double a = element({2, 8, 3, 2}, v[0], i);
+                         const double b = element({2, 8, 1, 2}, v[1], {i[0], i[1], 0, i[3]});
+                         return c.holds(a, b) ? b : a;
+                       });
+                     },
+                     c.opset});
+  }
+  cases.push_back({"Where_of_flags",  // a mask, filled with a constant
+                   {{2, 3, 3}},
+                   [](GraphBuilder& b, const Ids& in) {
+                     const TensorId zero = b.filled({}, 0, TensorKind::kConstant);
+                     const TensorId half = b.filled({}, 0.5F, TensorKind::kConstant);
+                     const TensorId flags =
+                         b.node("Or", {b.node("Not", {b.node("Less", {in[0], half})}),
+                                       b.node("And", {b.node("Less", {in[0], half}),
+                                                      b.node("Greater", {in[0], zero})})});
+                     return b.node("Where", {flags, in[0], half});
+                   },
+                   [](const std::vector<Values>& v) {
+                     Values y = v[0];
+                     for (double& x : y) x = x > 0 ? x : 0.5;
+                     return y;
+                   }});
+  cases.push_back({"Cast_of_flags",
+                   {{2, 8, 3, 2}},
+                   [](GraphBuilder& b, const Ids& in) {
+                     const TensorId zero = b.filled({}, 0, TensorKind::kConstant);
+                     const TensorId flags = b.node("Greater", {in[0], zero});
+                     return b.node("Mul", {in[0], b.node("Cast", {flags}, {{"to", number(1)}})});
+                   },
+                   [](const std::vector<Values>& v) { return oracle::relu(v[0]); }});
+  return cases;
+}
+
 std::vector<OpCase> all_cases() {
   std::vector<OpCase> cases;
   for (auto make :
        {conv_cases, product_cases, add_cases, channel_cases, order_cases, pointwise_cases,
-        binary_cases, transpose_cases, reduce_cases, layer_norm_cases}) {
+        binary_cases, transpose_cases, reduce_cases, layer_norm_cases, move_cases, choice_cases}) {
     for (OpCase& c : make()) cases.push_back(std::move(c));
   }
   return cases;

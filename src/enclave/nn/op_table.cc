@@ -7,16 +7,67 @@ namespace tempo {
 
 std::span<const OpDef> op_table() {
   static const std::array kTable = {
-      abs_op(),          add_op(),        average_pool_op(), batch_normalization_op(),
-      clip_op(),         constant_op(),   conv_op(),         div_op(),
-      dropout_op(),      elu_op(),        erf_op(),          exp_op(),
-      flatten_op(),      gelu_op(),       gemm_op(),         global_average_pool_op(),
-      hard_sigmoid_op(), hard_swish_op(), identity_op(),     layer_normalization_op(),
-      leaky_relu_op(),   log_op(),        mat_mul_op(),      max_op(),
-      max_pool_op(),     min_op(),        mul_op(),          neg_op(),
-      pow_op(),          reciprocal_op(), reduce_mean_op(),  reduce_sum_op(),
-      relu_op(),         reshape_op(),    sigmoid_op(),      softmax_op(),
-      sqrt_op(),         sub_op(),        tanh_op(),         transpose_op(),
+      abs_op(),
+      add_op(),
+      and_op(),
+      average_pool_op(),
+      batch_normalization_op(),
+      cast_op(),
+      clip_op(),
+      concat_op(),
+      constant_of_shape_op(),
+      constant_op(),
+      conv_op(),
+      div_op(),
+      dropout_op(),
+      elu_op(),
+      equal_op(),
+      erf_op(),
+      exp_op(),
+      expand_op(),
+      flatten_op(),
+      gather_op(),
+      gelu_op(),
+      gemm_op(),
+      global_average_pool_op(),
+      greater_op(),
+      greater_or_equal_op(),
+      hard_sigmoid_op(),
+      hard_swish_op(),
+      identity_op(),
+      is_nan_op(),
+      layer_normalization_op(),
+      leaky_relu_op(),
+      less_op(),
+      less_or_equal_op(),
+      log_op(),
+      mat_mul_op(),
+      max_op(),
+      max_pool_op(),
+      min_op(),
+      mul_op(),
+      neg_op(),
+      not_op(),
+      or_op(),
+      pad_op(),
+      pow_op(),
+      range_op(),
+      reciprocal_op(),
+      reduce_mean_op(),
+      reduce_sum_op(),
+      relu_op(),
+      reshape_op(),
+      sigmoid_op(),
+      slice_op(),
+      softmax_op(),
+      sqrt_op(),
+      squeeze_op(),
+      sub_op(),
+      tanh_op(),
+      transpose_op(),
+      trilu_op(),
+      unsqueeze_op(),
+      where_op(),
   };
   return kTable;
 }
@@ -33,8 +84,9 @@ bool is_linear_node(const Graph& graph, const Node& node) {
   if (op == nullptr || !op->is_linear) return false;
   if (node.op_type != "MatMul") return true;
   const Tensor* weights = input_tensor(graph, node, 1);
+  const Storage storage = node.int_or("transB", 0) == 0 ? Storage::kTransposed : Storage::kOnnx;
   return weights != nullptr && is_fixed(*weights) && weights->declared.size() == 2 &&
-         weights->storage == Storage::kTransposed;
+         weights->storage == storage;
 }
 
 }  // namespace tempo

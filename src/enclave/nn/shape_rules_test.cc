@@ -34,10 +34,14 @@ struct OneNode {
       Tensor tensor;
       const bool weight = i > 0 && op_type != "Add" && op_type != "MatMul";
       tensor.kind = weight ? TensorKind::kParameter : TensorKind::kActivation;
-      if (op_type == "Reshape" && i == 1) {
+      const bool takes_ints = op_type == "Reshape" || op_type == "Slice" || op_type == "Pad" ||
+                              op_type == "Expand" || op_type == "Squeeze" ||
+                              op_type == "Unsqueeze" || op_type == "Gather";
+      if (op_type == "ConstantOfShape" || op_type == "Range" || (takes_ints && i > 0)) {
         tensor.kind = TensorKind::kConstant;
         tensor.type = DataType::kInt64;
         tensor.ints = ints;
+        if (i > 1 && !ints.empty()) tensor.ints[0] += static_cast<std::int64_t>(i);
       }
       tensor.declared = inputs[i];
       if (op_type == "Conv" && i == 1) tensor.storage = Storage::kConvWeights;
@@ -162,7 +166,8 @@ TEST(ShapeRules, SurviveWhateverComes) {
       }
     }
     std::map<std::string, Attribute> attributes;
-    for (const char* key : {"kernel_shape", "strides", "pads", "dilations"}) {
+    for (const char* key :
+         {"kernel_shape", "strides", "pads", "dilations", "axes", "starts", "ends", "perm"}) {
       if (rng() % 3 == 0) attributes[key] = ints(list());
     }
     for (const char* key : {"axis", "ceil_mode", "group", "allowzero", "transB", "transA"}) {

@@ -174,8 +174,10 @@ class Planner {
                            graph_.tensors[i].type == DataType::kFloat32;
     }
     for (PlannedNode& planned : plan_.nodes) {
+      const bool passes_on = graph_.tensors[at(planned.result)].type == DataType::kFloat32 &&
+                             (planned.linear >= 0 || op_of(planned).backward != nullptr);
       for (const TensorId id : node_of(planned).inputs) {
-        planned.wants.push_back(id != kNoTensor && needs_gradient_[at(id)]);
+        planned.wants.push_back(passes_on && id != kNoTensor && needs_gradient_[at(id)]);
         planned.has_backward = planned.has_backward || planned.wants.back();
       }
       needs_gradient_[at(planned.result)] = planned.has_backward;
@@ -224,7 +226,7 @@ class Planner {
   int last_step() const { return static_cast<int>(2 * plan_.nodes.size()); }
 
   std::int64_t bytes(TensorId id) const {
-    return element_count(plan_.shapes[at(id)]) * static_cast<std::int64_t>(sizeof(float));
+    return element_count(plan_.shapes[at(id)]) * element_bytes(graph_.tensors[at(id)].type);
   }
 
   // Steps until which the values of tensors are read.
@@ -258,7 +260,10 @@ class Planner {
     const Node& node = node_of(planned);
     if (planned.linear >= 0 || input >= static_cast<std::size_t>(op.in_place_inputs)) return false;
     const TensorId id = node.inputs[input];
-    if (id == kNoTensor || graph_.tensors[at(id)].kind != TensorKind::kActivation) return false;
+    if (id == kNoTensor || graph_.tensors[at(id)].kind != TensorKind::kActivation ||
+        graph_.tensors[at(id)].type != graph_.tensors[at(planned.result)].type) {
+      return false;
+    }
     if (plan_.shapes[at(id)] == plan_.shapes[at(planned.result)]) {
       return plan_.blocks[at(id)] == plan_.blocks[at(planned.result)];
     }

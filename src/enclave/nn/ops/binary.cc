@@ -145,7 +145,7 @@ std::string unsupported(const Graph& graph, const Node& node) {
     if (tensor == nullptr || tensor->type != DataType::kFloat32) return "only float32 operands";
     if (tensor->storage != Storage::kOnnx) return "a weight must not be its operand as well";
   }
-  return is_fixed(*a) && is_fixed(*b) ? "one operand must be an activation" : "";
+  return "";
 }
 
 template <class Map>

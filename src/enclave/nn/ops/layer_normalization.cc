@@ -54,7 +54,7 @@ std::string unsupported(const Graph& graph, const Node& node) {
       return "its scale and bias must be initializers";
     }
   }
-  return needs_activation(graph, node);
+  return unsupported_storage(graph, node);
 }
 
 // For backward: the mean of every row, then its inverse deviation.

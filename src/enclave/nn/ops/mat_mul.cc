@@ -20,6 +20,7 @@ std::string unsupported(const Graph& graph, const Node& node) {
   if (is_fixed(*left) && left->storage != Storage::kOnnx) {
     return "a weight must not be a left and a right operand";
   }
+  if (node.int_or("transB", 0) != 0 && !is_linear_node(graph, node)) return "transB with no weight";
   return "";
 }
 
@@ -33,11 +34,13 @@ Result<std::vector<Shape>> infer(const ShapeContext& context) {
   if (a.size() < 2 || b.size() < 2) {
     return shape_error(node, "MatMul needs matrices", "rank 2 or more", got);
   }
-  if (a[a.size() - 1] != b[b.size() - 2]) {
+  // Weights that import takes as they are, under an attribute of our own.
+  const bool transposed = node.int_or("transB", 0) != 0;
+  if (a.back() != b[b.size() - (transposed ? 1 : 2)]) {
     return shape_error(node, "MatMul's operands do not fit", "equal inner dimensions", got);
   }
   Shape out(std::max(a.size(), b.size()));
-  out[out.size() - 1] = b[b.size() - 1];
+  out[out.size() - 1] = b[b.size() - (transposed ? 2 : 1)];
   out[out.size() - 2] = a[a.size() - 2];
   for (std::size_t i = 3; i <= out.size(); ++i) {
     const std::int64_t da = i <= a.size() ? a[a.size() - i] : 1;

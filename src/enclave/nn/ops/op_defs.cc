@@ -42,9 +42,39 @@ bool has_fixed_floats(const Graph& graph, const Node& node, std::size_t i) {
   return tensor != nullptr && is_fixed(*tensor) && tensor->type == DataType::kFloat32;
 }
 
-std::string needs_activation(const Graph& graph, const Node& node) {
-  const Tensor* input = input_tensor(graph, node, 0);
-  return input == nullptr || is_fixed(*input) ? "its input must be an activation" : "";
+std::string unsupported_storage(const Graph& graph, const Node& node) {
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    const Tensor* tensor = input_tensor(graph, node, i);
+    if (tensor != nullptr && tensor->storage != Storage::kOnnx) {
+      return "a weight must not be its operand as well";
+    }
+  }
+  return "";
+}
+
+DataType type_of_first(const Graph& graph, const Node& node) {
+  return input_tensor(graph, node, 0)->type;
+}
+
+DataType integer_type(const Graph&, const Node&) {
+  return DataType::kInt64;
+}
+
+Result<std::size_t> checked_axis(const Node& node, std::int64_t axis, std::size_t rank) {
+  const auto signed_rank = static_cast<std::int64_t>(rank);
+  if (axis < -signed_rank || axis >= signed_rank) {
+    return shape_error(
+        node, "an axis of " + node.op_type + " is out of range",
+        "from " + std::to_string(-signed_rank) + " to " + std::to_string(signed_rank - 1),
+        std::to_string(axis));
+  }
+  return static_cast<std::size_t>(axis < 0 ? axis + signed_rank : axis);
+}
+
+std::optional<std::vector<std::int64_t>> constant_ints(const ShapeContext& context, std::size_t i) {
+  const Tensor* tensor = input_tensor(context.graph, context.node, i);
+  if (tensor == nullptr) return std::nullopt;
+  return ints_at(*tensor, context.batch);
 }
 
 Result<std::vector<Shape>> same_shape(const ShapeContext& context) {

@@ -3,6 +3,7 @@
 // share.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,25 +13,37 @@ namespace tempo {
 
 OpDef abs_op();
 OpDef add_op();
+OpDef and_op();
 OpDef average_pool_op();
 OpDef batch_normalization_op();
+OpDef cast_op();
 OpDef clip_op();
+OpDef concat_op();
+OpDef constant_of_shape_op();
 OpDef constant_op();
 OpDef conv_op();
 OpDef div_op();
 OpDef dropout_op();
 OpDef elu_op();
+OpDef equal_op();
 OpDef erf_op();
 OpDef exp_op();
+OpDef expand_op();
 OpDef flatten_op();
+OpDef gather_op();
 OpDef gelu_op();
 OpDef gemm_op();
 OpDef global_average_pool_op();
+OpDef greater_op();
+OpDef greater_or_equal_op();
 OpDef hard_sigmoid_op();
 OpDef hard_swish_op();
 OpDef identity_op();
+OpDef is_nan_op();
 OpDef layer_normalization_op();
 OpDef leaky_relu_op();
+OpDef less_op();
+OpDef less_or_equal_op();
 OpDef log_op();
 OpDef mat_mul_op();
 OpDef max_op();
@@ -38,18 +51,27 @@ OpDef max_pool_op();
 OpDef min_op();
 OpDef mul_op();
 OpDef neg_op();
+OpDef not_op();
+OpDef or_op();
+OpDef pad_op();
 OpDef pow_op();
+OpDef range_op();
 OpDef reciprocal_op();
 OpDef reduce_mean_op();
 OpDef reduce_sum_op();
 OpDef relu_op();
 OpDef reshape_op();
 OpDef sigmoid_op();
+OpDef slice_op();
 OpDef softmax_op();
 OpDef sqrt_op();
+OpDef squeeze_op();
 OpDef sub_op();
 OpDef tanh_op();
 OpDef transpose_op();
+OpDef trilu_op();
+OpDef unsqueeze_op();
+OpDef where_op();
 
 // kBadModel at this node.
 Error shape_error(const Node& node, std::string what, std::string expected = "",
@@ -64,8 +86,18 @@ const Tensor* input_tensor(const Graph& graph, const Node& node, std::size_t i);
 // input_tensor(i) is there, fixed, and float32.
 bool has_fixed_floats(const Graph& graph, const Node& node, std::size_t i);
 
-// OpDef::unsupported of operators whose first input must change with the sample.
-std::string needs_activation(const Graph& graph, const Node& node);
+// OpDef::unsupported of operators that take their operands in ONNX's order.
+std::string unsupported_storage(const Graph& graph, const Node& node);
+
+// OpDef::output_type of operators that move or choose elements.
+DataType type_of_first(const Graph& graph, const Node& node);
+DataType integer_type(const Graph& graph, const Node& node);
+
+// An attribute or input that names a dimension, counted from the end when negative. Error:
+// kBadModel.
+Result<std::size_t> checked_axis(const Node& node, std::int64_t axis, std::size_t rank);
+// The integers of constant input i at the batch size; nothing when the input is absent.
+std::optional<std::vector<std::int64_t>> constant_ints(const ShapeContext& context, std::size_t i);
 
 // Shape rule of operators whose output has the shape of their first input.
 Result<std::vector<Shape>> same_shape(const ShapeContext& context);

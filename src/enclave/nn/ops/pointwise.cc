@@ -185,7 +185,7 @@ template <class Map>
 OpDef pointwise_op(std::string_view type, int min_opset = 6) {
   return {.type = type,
           .min_opset = min_opset,
-          .unsupported = needs_activation,
+          .unsupported = unsupported_storage,
           .infer = same_shape,
           .forward = forward<Map>,
           .backward = backward<Map>,
@@ -202,12 +202,12 @@ std::string unsupported_clip(const Graph& graph, const Node& node) {
       return "its bounds must be constants";
     }
   }
-  return needs_activation(graph, node);
+  return unsupported_storage(graph, node);
 }
 
 std::string unsupported_gelu(const Graph& graph, const Node& node) {
   const std::string form = node.string_or("approximate", "none");
-  return form == "none" || form == "tanh" ? needs_activation(graph, node)
+  return form == "none" || form == "tanh" ? unsupported_storage(graph, node)
                                           : "its approximation " + form + " is unknown";
 }
 

@@ -71,15 +71,6 @@ struct Reduction {
   }
 };
 
-std::int64_t offset_of(std::int64_t index, const Shape& dims, const Shape& strides) {
-  std::int64_t offset = 0;
-  for (std::size_t i = dims.size(); i-- > 0;) {
-    offset += index % dims[i] * strides[i];
-    index /= dims[i];
-  }
-  return offset;
-}
-
 bool is_mean(const OpContext& context) {
   return context.node.op_type == "ReduceMean";
 }
@@ -87,19 +78,8 @@ bool is_mean(const OpContext& context) {
 void forward(OpContext& context) {
   const Reduction r(context);
   const double scale = is_mean(context) ? 1.0 / static_cast<double>(r.count) : 1.0;
-  std::vector<std::int64_t> offsets(static_cast<std::size_t>(r.count));
-  for (std::size_t i = 0; i < offsets.size(); ++i) {
-    offsets[i] = offset_of(static_cast<std::int64_t>(i), r.summed, r.summed_in);
-  }
-  context.pool.parallel_for(
-      element_count(r.kept), grain_for(r.count), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t k = begin; k < end; ++k) {
-          const float* from = context.in[0] + offset_of(k, r.kept, r.kept_in);
-          double sum = 0;
-          for (const std::int64_t offset : offsets) sum += static_cast<double>(from[offset]);
-          context.out[0][offset_of(k, r.kept, r.kept_out)] = static_cast<float>(sum * scale);
-        }
-      });
+  sum_parts(context.pool, r.kept, context.in[0], r.kept_in, r.summed, r.summed_in, context.out[0],
+            r.kept_out, false, scale);
 }
 
 void backward(OpContext& context) {
@@ -119,7 +99,7 @@ std::string unsupported(const Graph& graph, const Node& node) {
   if (axes != nullptr && (axes->kind != TensorKind::kConstant || axes->type != DataType::kInt64)) {
     return "its axes are not constant";
   }
-  return needs_activation(graph, node);
+  return unsupported_storage(graph, node);
 }
 
 OpDef reduce_op(std::string_view type) {

@@ -1,5 +1,7 @@
-// Flatten, Reshape, Identity: the elements stay, in ONNX's order; in memory they move where a
-// rank-4 tensor lies channels last.
+// Flatten, Reshape, Squeeze, Unsqueeze, Identity: the elements stay, in ONNX's order; in memory
+// they move where a rank-4 tensor lies channels last.
+#include <algorithm>
+
 #include "base/buffer.h"
 #include "enclave/nn/feature_view.h"
 #include "enclave/nn/ops/op_defs.h"
@@ -31,6 +33,11 @@ void move(ThreadPool& pool, const Shape& from_shape, int from_block, const float
 
 void forward(OpContext& context) {
   if (context.in[0] == context.out[0]) return;
+  if (type_of_first(context.graph, context.node) == DataType::kInt64) {
+    std::copy_n(OpContext::ints(context.in[0]), element_count(context.in_shape(0)),
+                OpContext::ints(context.out[0]));
+    return;
+  }
   move(context.pool, context.in_shape(0), context.in_block(0), context.in[0], context.out_shape(0),
        context.out_block(0), context.out[0], false);
 }
@@ -62,7 +69,7 @@ std::string unsupported_reshape(const Graph& graph, const Node& node) {
       target->type != DataType::kInt64) {
     return "its target shape is not a constant";
   }
-  return needs_activation(graph, node);
+  return unsupported_storage(graph, node);
 }
 
 // 0 copies the input's dimension (unless allowzero), one -1 takes what is left.
@@ -79,7 +86,7 @@ Result<std::vector<Shape>> infer_reshape(const ShapeContext& context) {
                        shape_to_string(target->ints));
   };
   const std::int64_t elements = element_count(in);
-  Shape out = target->ints;
+  Shape out = ints_at(*target, context.batch);
   std::int64_t known = 1;
   std::size_t open = out.size();
   for (std::size_t i = 0; i < out.size(); ++i) {
@@ -100,9 +107,57 @@ Result<std::vector<Shape>> infer_reshape(const ShapeContext& context) {
   return std::vector<Shape>{out};
 }
 
+// Axes are an attribute in older opsets, an input in newer ones. True where `rank` dimensions have
+// a listed one.
+Result<std::vector<bool>> listed_axes(const ShapeContext& context, std::size_t rank) {
+  std::vector<std::int64_t> axes = context.node.ints_or("axes", {});
+  if (const auto given = constant_ints(context, 1)) axes = *given;
+  std::vector<bool> listed(rank, false);
+  for (const std::int64_t index : axes) {
+    const auto axis = checked_axis(context.node, index, rank);
+    if (!axis) return axis.error();
+    if (listed[*axis]) {
+      return shape_error(context.node, "an axis of " + context.node.op_type + " is there twice",
+                         "each axis once", std::to_string(index));
+    }
+    listed[*axis] = true;
+  }
+  return listed;
+}
+
+Result<std::vector<Shape>> infer_squeeze(const ShapeContext& context) {
+  TEMPO_RETURN_IF_ERROR(check_inputs(context, 1));
+  const Shape& in = context.inputs[0];
+  auto listed = listed_axes(context, in.size());
+  if (!listed) return listed.error();
+  const bool all = std::find(listed->begin(), listed->end(), true) == listed->end();
+  Shape out;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if ((*listed)[i] && in[i] != 1) {
+      return shape_error(context.node, "Squeeze's dimension is not 1", "1", std::to_string(in[i]));
+    }
+    if (!(*listed)[i] && !(all && in[i] == 1)) out.push_back(in[i]);
+  }
+  return std::vector<Shape>{out};
+}
+
+Result<std::vector<Shape>> infer_unsqueeze(const ShapeContext& context) {
+  TEMPO_RETURN_IF_ERROR(check_inputs(context, 1));
+  const Shape& in = context.inputs[0];
+  std::size_t added = context.node.ints_or("axes", {}).size();
+  if (const auto given = constant_ints(context, 1)) added = given->size();
+  auto listed = listed_axes(context, in.size() + added);
+  if (!listed) return listed.error();
+  Shape out;
+  std::size_t next = 0;
+  for (const bool is_new : *listed) out.push_back(is_new ? 1 : in[next++]);
+  return std::vector<Shape>{out};
+}
+
 OpDef moving_op(std::string_view type) {
   return {.type = type,
-          .unsupported = needs_activation,
+          .unsupported = unsupported_storage,
+          .output_type = type_of_first,
           .forward = forward,
           .backward = backward,
           .blocking = Blocking::kFree,
@@ -124,6 +179,18 @@ OpDef reshape_op() {
   op.notes = "to a constant shape, 0 and -1 allowed";
   op.unsupported = unsupported_reshape;
   op.infer = infer_reshape;
+  return op;
+}
+
+OpDef squeeze_op() {
+  OpDef op = moving_op("Squeeze");
+  op.infer = infer_squeeze;
+  return op;
+}
+
+OpDef unsqueeze_op() {
+  OpDef op = moving_op("Unsqueeze");
+  op.infer = infer_unsqueeze;
   return op;
 }
 

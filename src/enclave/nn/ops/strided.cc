@@ -1,49 +1,22 @@
 #include "enclave/nn/ops/strided.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "enclave/nn/feature_view.h"
 #include "enclave/nn/kernels.h"
-#include "enclave/nn/parallel.h"
+#include "enclave/nn/op.h"
+#include "enclave/nn/ops/strided_loop.h"
 
 namespace tempo {
 namespace {
 
-struct Loop {
-  std::int64_t size, from, to;
-};
-
-// Outermost first, in the order in which `to` lies; loops that continue each other are one.
-std::vector<Loop> loops_of(const Shape& dims, const Shape& from_strides, const Shape& to_strides) {
-  std::vector<Loop> loops;
-  for (std::size_t i = 0; i < dims.size(); ++i) {
-    if (dims[i] > 1) loops.push_back({dims[i], from_strides[i], to_strides[i]});
+std::int64_t offset_of(std::int64_t index, const Shape& dims, const Shape& strides) {
+  std::int64_t offset = 0;
+  for (std::size_t i = dims.size(); i-- > 0;) {
+    offset += index % dims[i] * strides[i];
+    index /= dims[i];
   }
-  std::stable_sort(loops.begin(), loops.end(),
-                   [](const Loop& a, const Loop& b) { return a.to > b.to; });
-  std::vector<Loop> merged;
-  for (const Loop& loop : loops) {
-    if (!merged.empty() && merged.back().to == loop.size * loop.to &&
-        merged.back().from == loop.size * loop.from) {
-      merged.back() = {merged.back().size * loop.size, loop.from, loop.to};
-    } else {
-      merged.push_back(loop);
-    }
-  }
-  if (merged.empty()) merged.push_back({1, 1, 1});
-  return merged;
-}
-
-void copy_row(const float* from, float* to, const Loop& loop, bool accumulate, float scale) {
-  if (loop.from == 1 && loop.to == 1 && scale == 1) {
-    kernels::copy(from, to, loop.size, accumulate);
-    return;
-  }
-  for (std::int64_t i = 0; i < loop.size; ++i) {
-    const float value = scale * from[i * loop.from];
-    to[i * loop.to] = accumulate ? to[i * loop.to] + value : value;
-  }
+  return offset;
 }
 
 }  // namespace
@@ -61,23 +34,69 @@ Shape activation_strides(const Shape& shape, int block) {
   return {shape[2] * row, 1, row, shape[1]};
 }
 
+Shape broadcast_strides(const Shape& shape, int block, std::size_t rank) {
+  const Shape own = activation_strides(shape, block);
+  Shape strides(rank, 0);
+  const std::size_t missing = rank - shape.size();
+  for (std::size_t i = 0; i < shape.size(); ++i) strides[missing + i] = shape[i] == 1 ? 0 : own[i];
+  return strides;
+}
+
 void strided_copy(ThreadPool& pool, const Shape& dims, const float* from, const Shape& from_strides,
                   float* to, const Shape& to_strides, bool accumulate, float scale) {
-  std::vector<Loop> loops = loops_of(dims, from_strides, to_strides);
-  const Loop inner = loops.back();
-  loops.pop_back();
-  std::int64_t rows = 1;
-  for (const Loop& loop : loops) rows *= loop.size;
-  pool.parallel_for(rows, grain_for(inner.size), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      std::int64_t rest = row, at_from = 0, at_to = 0;
-      for (std::size_t i = loops.size(); i-- > 0;) {
-        const std::int64_t index = rest % loops[i].size;
-        rest /= loops[i].size;
-        at_from += index * loops[i].from;
-        at_to += index * loops[i].to;
-      }
-      copy_row(from + at_from, to + at_to, inner, accumulate, scale);
+  const StridedLoop<2> loop(dims, {to_strides, from_strides});
+  const auto [size, strides] = loop.inner();
+  const auto [y_stride, x_stride] = strides;
+  loop.parallel_rows(pool, [&](const auto& at) {
+    float* y = to + at[0];
+    const float* x = from + at[1];
+    if (x_stride == 1 && y_stride == 1 && scale == 1) {
+      kernels::copy(x, y, size, accumulate);
+      return;
+    }
+    for (std::int64_t i = 0; i < size; ++i) {
+      const float value = scale * x[i * x_stride];
+      y[i * y_stride] = accumulate ? y[i * y_stride] + value : value;
+    }
+  });
+}
+
+void sum_parts(ThreadPool& pool, const Shape& dims, const float* from, const Shape& from_strides,
+               const Shape& summed, const Shape& summed_strides, float* to, const Shape& to_strides,
+               bool accumulate, double scale) {
+  std::vector<std::int64_t> offsets(static_cast<std::size_t>(element_count(summed)));
+  for (std::size_t i = 0; i < offsets.size(); ++i) {
+    offsets[i] = offset_of(static_cast<std::int64_t>(i), summed, summed_strides);
+  }
+  pool.parallel_for(element_count(dims), grain_for(element_count(summed)),
+                    [&](std::int64_t begin, std::int64_t end) {
+                      for (std::int64_t k = begin; k < end; ++k) {
+                        const float* first = from + offset_of(k, dims, from_strides);
+                        double sum = 0;
+                        for (const std::int64_t offset : offsets) {
+                          sum += static_cast<double>(first[offset]);
+                        }
+                        const auto value = static_cast<float>(sum * scale);
+                        float& target = to[offset_of(k, dims, to_strides)];
+                        target = accumulate ? target + value : value;
+                      }
+                    });
+}
+
+void copy_part(ThreadPool& pool, DataType type, const Shape& dims, const float* from,
+               const Part& from_part, float* to, const Part& to_part) {
+  if (type == DataType::kFloat32) {
+    strided_copy(pool, dims, from + from_part.offset, from_part.strides, to + to_part.offset,
+                 to_part.strides, false);
+    return;
+  }
+  const std::int64_t* x = OpContext::ints(from) + from_part.offset;
+  std::int64_t* y = OpContext::ints(to) + to_part.offset;
+  const StridedLoop<2> loop(dims, {to_part.strides, from_part.strides});
+  loop.parallel_rows(pool, [&](const auto& at) {
+    const auto& [size, strides] = loop.inner();
+    for (std::int64_t i = 0; i < size; ++i) {
+      y[at[0] + i * strides[0]] = x[at[1] + i * strides[1]];
     }
   });
 }

@@ -13,11 +13,29 @@ namespace tempo {
 // (feature_view.h), or in ONNX's order.
 Shape activation_strides(const Shape& shape, int block);
 Shape onnx_strides(const Shape& shape);
+// The same by dimension of a result of `rank` dimensions that the tensor is broadcast to: 0 where
+// it repeats.
+Shape broadcast_strides(const Shape& shape, int block, std::size_t rank);
 
 // to[i . to_strides] = scale * from[i . from_strides] for all indices i below `dims`, or += that. A
 // stride of 0 in `from` repeats; strides in `to` must lead to different elements. The arrays do not
 // overlap.
 void strided_copy(ThreadPool& pool, const Shape& dims, const float* from, const Shape& from_strides,
                   float* to, const Shape& to_strides, bool accumulate, float scale = 1);
+
+// to[i . to_strides] = scale * the sum of from[i . from_strides + j . summed_strides] over all j
+// below `summed`, for all i below `dims`; or += that. Sums in float64.
+void sum_parts(ThreadPool& pool, const Shape& dims, const float* from, const Shape& from_strides,
+               const Shape& summed, const Shape& summed_strides, float* to, const Shape& to_strides,
+               bool accumulate, double scale);
+
+// A part of a tensor: where its first element lies (elements from the tensor's), and its strides.
+struct Part {
+  std::int64_t offset = 0;
+  Shape strides;
+};
+// The same for elements of either type, never adding.
+void copy_part(ThreadPool& pool, DataType type, const Shape& dims, const float* from,
+               const Part& from_part, float* to, const Part& to_part);
 
 }  // namespace tempo

@@ -44,8 +44,9 @@ Shape input_strides(const OpContext& context) {
 
 void forward(OpContext& context) {
   const Shape& out = context.out_shape(0);
-  strided_copy(context.pool, out, context.in[0], input_strides(context), context.out[0],
-               activation_strides(out, context.out_block(0)), false);
+  copy_part(context.pool, type_of_first(context.graph, context.node), out, context.in[0],
+            {0, input_strides(context)}, context.out[0],
+            {0, activation_strides(out, context.out_block(0))});
 }
 
 void backward(OpContext& context) {
@@ -59,7 +60,8 @@ void backward(OpContext& context) {
 
 OpDef transpose_op() {
   return {.type = "Transpose",
-          .unsupported = needs_activation,
+          .unsupported = unsupported_storage,
+          .output_type = type_of_first,
           .infer = infer,
           .forward = forward,
           .backward = backward};
