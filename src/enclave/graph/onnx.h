@@ -15,6 +15,7 @@ namespace tempo {
 
 struct ImportOptions {
   bool inference_only = false;  // do not refuse operators that lack a backward pass
+  bool has_batch = true;        // else every dimension is as in the file, the first one, too
 };
 
 // An imported model: the graph, and what export needs to give the same file back.

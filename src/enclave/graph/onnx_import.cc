@@ -112,7 +112,8 @@ class Importer {
                                "export the model in float32");
     }
     const onnx::TensorShapeProto& proto = input.type().tensor_type().shape();
-    if (proto.dim_size() < 1 || proto.dim_size() > static_cast<int>(kMaxRank)) {
+    if (proto.dim_size() < (options_.has_batch ? 1 : 0) ||
+        proto.dim_size() > static_cast<int>(kMaxRank)) {
       return unsupported_model("a graph input has no usable shape", name,
                                "export the model with the input's shape, batch first");
     }
@@ -121,7 +122,7 @@ class Importer {
                   .type = is_integer ? DataType::kInt64 : DataType::kFloat32};
     for (int i = 0; i < proto.dim_size(); ++i) {
       const std::int64_t dim = proto.dim(i).has_dim_value() ? proto.dim(i).dim_value() : kBatchDim;
-      if (i == 0) {
+      if (i == 0 && options_.has_batch) {
         if (dim >= 1) TEMPO_RETURN_IF_ERROR(set_fixed_batch(dim, name));
         tensor.declared.push_back(kBatchDim);
         continue;
@@ -135,7 +136,7 @@ class Importer {
     PerBatch<Shape> shapes;
     for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
       shapes[batch] = tensor.declared;
-      shapes[batch][0] = kProbeBatches[batch];
+      if (options_.has_batch) shapes[batch][0] = kProbeBatches[batch];
       if (bounded_element_count(shapes[batch]) < 0) {
         return bad_model("a graph input is too large", name,
                          "at most " + std::to_string(kMaxTensorElements) + " elements",
@@ -166,15 +167,31 @@ class Importer {
                                  "remove that output");
       }
       const PerBatch<Shape>& shape = *values_.shapes(value.id);
-      for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
+      for (std::size_t batch = 0; options_.has_batch && batch < kProbeBatches.size(); ++batch) {
         if (shape[batch].empty() || shape[batch][0] != kProbeBatches[batch]) {
           return unsupported_model("a graph output does not have the batch as first dimension",
                                    output.name(), "export the model with a symbolic batch size");
         }
       }
-      out_.graph.outputs.push_back(value.id);
+      Result<TensorId> id = output_tensor(output.name(), value.id, shape[0].size());
+      if (!id) return id.error();
+      out_.graph.outputs.push_back(*id);
     }
     return {};
+  }
+
+  // Outputs are in ONNX's order and made by a node, whatever else touches them.
+  Result<TensorId> output_tensor(const std::string& name, TensorId id, std::size_t rank) {
+    const bool is_made =
+        out_.graph.tensors[static_cast<std::size_t>(id)].kind == TensorKind::kActivation;
+    if (is_made && rank != 4) return id;
+    Node identity{
+        .op_type = "Identity", .name = fresh_name(name + "/output"), .opset = out_.graph.opset};
+    const std::string result = fresh_name(name + "/result");
+    TEMPO_RETURN_IF_ERROR(add_operator(std::move(identity), {{name}, {result}}));
+    const TensorId made = values_.at(result).id;
+    out_.graph.tensors[static_cast<std::size_t>(made)].name = name;
+    return made;
   }
 
   // --- Nodes ---

@@ -220,9 +220,21 @@ Result<std::int64_t> Executor::arena_bytes(const Graph& graph, const ExecutorOpt
   return plan->arena_bytes;
 }
 
-std::span<float> Executor::input() {
-  return {state_->value(state_->plan.input),
-          static_cast<std::size_t>(element_count(state_->plan.shapes[at(state_->plan.input)]))};
+std::size_t Executor::input_count() const {
+  return state_->plan.inputs.size();
+}
+
+std::span<float> Executor::input(std::size_t i) {
+  const TensorId id = state_->plan.inputs[i];
+  TEMPO_ASSERT(state_->graph.tensors[at(id)].type == DataType::kFloat32);
+  return {state_->value(id), static_cast<std::size_t>(element_count(state_->plan.shapes[at(id)]))};
+}
+
+std::span<std::int64_t> Executor::input_ints(std::size_t i) {
+  const TensorId id = state_->plan.inputs[i];
+  TEMPO_ASSERT(state_->graph.tensors[at(id)].type == DataType::kInt64);
+  return {OpContext::ints(state_->value(id)),
+          static_cast<std::size_t>(element_count(state_->plan.shapes[at(id)]))};
 }
 
 std::int64_t Executor::batch() const {
@@ -230,7 +242,8 @@ std::int64_t Executor::batch() const {
 }
 
 std::int64_t Executor::classes() const {
-  return state_->plan.shapes[at(state_->plan.output)][1];
+  const Shape& shape = output_shape(0);
+  return shape.empty() ? 1 : shape.back();
 }
 
 Status Executor::forward(std::uint64_t step) {
@@ -258,14 +271,30 @@ Status Executor::forward(std::uint64_t step) {
   return s.engine.end_step();
 }
 
-std::span<const float> Executor::output() const {
-  return {state_->value(state_->plan.output),
-          static_cast<std::size_t>(element_count(state_->plan.shapes[at(state_->plan.output)]))};
+std::size_t Executor::output_count() const {
+  return state_->plan.outputs.size();
+}
+
+const Shape& Executor::output_shape(std::size_t i) const {
+  return state_->plan.shapes[at(state_->plan.outputs[i])];
+}
+
+std::span<const float> Executor::output(std::size_t i) const {
+  const TensorId id = state_->plan.outputs[i];
+  TEMPO_ASSERT(state_->graph.tensors[at(id)].type == DataType::kFloat32);
+  return {state_->value(id), static_cast<std::size_t>(element_count(output_shape(i)))};
+}
+
+std::span<const std::int64_t> Executor::output_ints(std::size_t i) const {
+  const TensorId id = state_->plan.outputs[i];
+  TEMPO_ASSERT(state_->graph.tensors[at(id)].type == DataType::kInt64);
+  return {OpContext::ints(state_->value(id)),
+          static_cast<std::size_t>(element_count(output_shape(i)))};
 }
 
 std::span<float> Executor::d_output() {
   TEMPO_ASSERT(state_->options.mode == StepMode::kTraining);
-  return {state_->gradient(state_->plan.output), output().size()};
+  return {state_->gradient(state_->plan.outputs[0]), output().size()};
 }
 
 Status Executor::backward() {

@@ -27,8 +27,8 @@ struct ExecutorOptions {
 // Graph and engine must outlive the executor. One thread at a time.
 class Executor {
  public:
-  // Errors: those of infer_shapes; kUnsupportedModel when the graph has not exactly one float input
-  // and one float output of rank 2.
+  // Training computes the graph's first output alone. Errors: those of make_step_plan
+  // (step_plan.h); kOutOfMemory.
   static Result<std::unique_ptr<Executor>> create(Graph& graph, const ExecutorOptions& options,
                                                   LinearEngine& engine, ThreadPool& pool,
                                                   TimeLedger& ledger);
@@ -40,14 +40,21 @@ class Executor {
   // Bytes of arena that create() would allocate (activations, gradients of activations, saved).
   static Result<std::int64_t> arena_bytes(const Graph& graph, const ExecutorOptions& options);
 
-  // Batch x features, or channels-last images. To be filled before forward().
-  std::span<float> input();
+  // The graph's inputs: in ONNX's order, images (rank 4) channels last. All are to be filled before
+  // forward(). Preconditions: the input's type.
+  std::size_t input_count() const;
+  std::span<float> input(std::size_t i = 0);
+  std::span<std::int64_t> input_ints(std::size_t i = 0);
   std::int64_t batch() const;
-  std::int64_t classes() const;  // columns of the output
+  std::int64_t classes() const;  // columns of the first output: its last dimension
 
   Status forward(std::uint64_t step);
-  std::span<const float> output() const;  // batch x classes, valid until the next forward
-  std::span<float> d_output();            // to be filled before backward()
+  // In ONNX's order, valid until the next forward. Precondition: the output's type.
+  std::size_t output_count() const;
+  const Shape& output_shape(std::size_t i = 0) const;
+  std::span<const float> output(std::size_t i = 0) const;
+  std::span<const std::int64_t> output_ints(std::size_t i = 0) const;
+  std::span<float> d_output();  // of the first output; to be filled before backward()
   Status backward();
   // Gradient of a kParameter, in its storage layout; valid until the next backward.
   std::span<const float> gradient(TensorId parameter) const;

@@ -454,12 +454,7 @@ TEST(Executor, RefusesGraphsThatItCannotRun) {
     return made.ok() ? std::optional<ErrorCode>{} : made.error().code;
   };
   {
-    GraphBuilder b;
-    b.input({3});
-    EXPECT_EQ(code_of(b.finish(b.relu(b.input({3})))), ErrorCode::kUnsupportedModel);
-  }
-  {
-    GraphBuilder b;  // an output that is no matrix
+    GraphBuilder b;  // an output that lies as an image
     EXPECT_EQ(code_of(b.finish(b.relu(b.input({3, 4, 4})))), ErrorCode::kUnsupportedModel);
   }
   {
@@ -491,6 +486,46 @@ TEST(Executor, ArenaIsWhatItSays) {
   const auto inference = Executor::arena_bytes(graph, {.batch = 4, .mode = StepMode::kInference});
   ASSERT_TRUE(training.ok() && inference.ok());
   EXPECT_LT(*inference * 4, *training);
+}
+
+// Two inputs, one of them token numbers, and two outputs, one of them flags.
+TEST(Executor, TakesTokensAndGivesEveryOutput) {
+  GraphBuilder b;
+  const TensorId tokens = b.input({2}, DataType::kInt64);
+  const TensorId x = b.input({2, 3});
+  const TensorId table = b.parameter({5, 3}, 1);
+  const TensorId sum = b.add(b.node("Gather", {table, tokens}), x);
+  const TensorId zero = b.filled({}, 0, TensorKind::kConstant);
+  const TensorId flags = b.node("Greater", {sum, zero});
+  Graph graph = b.finish(sum);
+  graph.outputs.push_back(flags);
+  const std::vector<float> rows = graph.tensors[static_cast<std::size_t>(table)].floats;
+
+  ThreadPool pool(1);
+  TimeLedger ledger;
+  LocalEngine engine(pool, ledger);
+  auto executor =
+      Executor::create(graph, {.batch = 1, .mode = StepMode::kInference}, engine, pool, ledger);
+  ASSERT_TRUE(executor.ok()) << executor.error().one_line();
+  ASSERT_EQ((*executor)->input_count(), 2U);
+  const auto run = [&](std::int64_t first, std::int64_t second) {
+    (*executor)->input_ints(0)[0] = first;
+    (*executor)->input_ints(0)[1] = second;
+    std::ranges::fill((*executor)->input(1), 0.25F);
+    return (*executor)->forward(0);
+  };
+  ASSERT_TRUE(run(4, 1).ok());
+  ASSERT_EQ((*executor)->output_count(), 2U);
+  EXPECT_EQ((*executor)->output_shape(1), (Shape{1, 2, 3}));
+  for (std::size_t i = 0; i < 6; ++i) {
+    const float want = rows[(i < 3 ? 12 : 3) + i % 3] + 0.25F;
+    EXPECT_EQ((*executor)->output(0)[i], want);
+    EXPECT_EQ((*executor)->output_ints(1)[i], want > 0 ? 1 : 0);
+  }
+  const Status status = run(5, 0);
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.error().code, ErrorCode::kBadData);
+  EXPECT_EQ(status.error().got, "5");
 }
 
 }  // namespace

@@ -23,8 +23,8 @@ TensorId GraphBuilder::add_tensor(Tensor tensor) {
   return static_cast<TensorId>(graph_.tensors.size() - 1);
 }
 
-TensorId GraphBuilder::input(const Shape& rest) {
-  Tensor tensor{.name = "", .kind = TensorKind::kInput};
+TensorId GraphBuilder::input(const Shape& rest, DataType type) {
+  Tensor tensor{.name = "", .kind = TensorKind::kInput, .type = type};
   tensor.declared = {kBatchDim};
   tensor.declared.insert(tensor.declared.end(), rest.begin(), rest.end());
   graph_.inputs.push_back(add_tensor(std::move(tensor)));

@@ -23,7 +23,7 @@ class GraphBuilder {
   explicit GraphBuilder(int opset = 13) { graph_.opset = opset; }
 
   // `rest`: the dimensions after the batch.
-  TensorId input(const Shape& rest);
+  TensorId input(const Shape& rest, DataType type = DataType::kFloat32);
   // hashed_value(stream, i) * scale + offset in ONNX's order; the streams count up from 0.
   TensorId parameter(const Shape& shape, float scale, float offset = 0,
                      Storage storage = Storage::kOnnx, TensorKind kind = TensorKind::kParameter);

@@ -22,12 +22,6 @@ Error unsupported_graph(const Graph& graph, std::string what, std::string expect
                .got = std::move(got)};
 }
 
-bool is_float_activation(const Graph& graph, TensorId id) {
-  const Tensor& tensor = graph.tensors[at(id)];
-  return tensor.type == DataType::kFloat32 &&
-         (tensor.kind == TensorKind::kActivation || tensor.kind == TensorKind::kInput);
-}
-
 // A buffer of the arena while it is being planned: one tensor, or several that lie in the same
 // place one after the other.
 class Buffers {
@@ -63,6 +57,12 @@ class Planner {
     plan_.shapes = std::move(*shapes);
     TEMPO_RETURN_IF_ERROR(check_ends());
     plan_.blocks = choose_blocks(graph_, plan_.shapes, options_.channel_block);
+    for (const TensorId id : plan_.outputs) {
+      if (is_onnx_order(plan_.shapes[at(id)], plan_.blocks[at(id)])) continue;
+      return unsupported_graph(graph_, "an output of the graph is an image",
+                               "an Identity before it, as import writes",
+                               graph_.tensors[at(id)].name);
+    }
     find_readers();
     choose_nodes();
     if (training_) plan_backward();
@@ -82,31 +82,32 @@ class Planner {
 
  private:
   Status check_ends() {
-    if (graph_.inputs.size() != 1 || !is_float_activation(graph_, graph_.inputs[0]) ||
-        plan_.shapes[at(graph_.inputs[0])].size() < 2) {
-      return unsupported_graph(graph_, "the graph's inputs do not fit",
-                               "one float32 input with the batch first",
-                               std::to_string(graph_.inputs.size()) + " inputs");
+    plan_.inputs = graph_.inputs;
+    for (const TensorId id : graph_.outputs) {
+      if (plan_.outputs.empty() || !training_) plan_.outputs.push_back(id);
     }
-    if (graph_.outputs.size() != 1 || !is_float_activation(graph_, graph_.outputs[0]) ||
-        plan_.shapes[at(graph_.outputs[0])].size() != 2) {
-      std::string got = std::to_string(graph_.outputs.size()) + " outputs";
-      if (graph_.outputs.size() == 1) got = shape_to_string(plan_.shapes[at(graph_.outputs[0])]);
-      return unsupported_graph(graph_, "the graph's outputs do not fit",
-                               "one float32 output, batch by classes", got);
+    is_output_.assign(graph_.tensors.size(), false);
+    for (const TensorId id : plan_.outputs) {
+      const Tensor& tensor = graph_.tensors[at(id)];
+      is_output_[at(id)] = true;
+      if (tensor.kind != TensorKind::kActivation) {
+        return unsupported_graph(graph_, "an output of the graph is made by no node",
+                                 "at least one node", tensor.name);
+      }
     }
-    plan_.input = graph_.inputs[0];
-    plan_.output = graph_.outputs[0];
-    if (graph_.tensors[at(plan_.output)].kind == TensorKind::kInput) {
-      return unsupported_graph(graph_, "the graph does nothing", "at least one node", "");
+    if (plan_.inputs.empty() || plan_.outputs.empty()) {
+      return unsupported_graph(graph_, "the graph has no inputs or no outputs", "one of each", "");
+    }
+    if (training_ && graph_.tensors[at(plan_.outputs[0])].type != DataType::kFloat32) {
+      return unsupported_graph(graph_, "the graph's first output cannot be trained on", "float32",
+                               "integers");
     }
     return {};
   }
-
   // Nodes that the output depends on, and which of them read a tensor.
   void find_readers() {
     std::vector<bool> needed(graph_.tensors.size(), false);
-    needed[at(plan_.output)] = true;
+    for (const TensorId id : plan_.outputs) needed[at(id)] = true;
     live_.assign(graph_.nodes.size(), false);
     readers_.resize(graph_.tensors.size());
     for (std::size_t n = graph_.nodes.size(); n-- > 0;) {
@@ -125,7 +126,7 @@ class Planner {
 
   // The only node that reads a tensor, or -1.
   int only_reader(TensorId id) const {
-    return id != plan_.output && readers_[at(id)].size() == 1 ? readers_[at(id)][0] : -1;
+    return !is_output_[at(id)] && readers_[at(id)].size() == 1 ? readers_[at(id)][0] : -1;
   }
 
   void choose_nodes() {
@@ -182,7 +183,7 @@ class Planner {
       }
       needs_gradient_[at(planned.result)] = planned.has_backward;
     }
-    std::vector<bool> contributed(graph_.tensors.size(), false);
+    std::vector<bool> contributed = is_output_;  // the loss's gradient is there from the start
     for (std::size_t i = plan_.nodes.size(); i-- > 0;) {
       PlannedNode& planned = plan_.nodes[i];
       const std::vector<TensorId>& inputs = node_of(planned).inputs;
@@ -250,7 +251,7 @@ class Planner {
       }
     }
     // Outlives the step: the caller reads it until the next one.
-    read(plan_.output, last_step());
+    for (const TensorId id : plan_.outputs) read(id, last_step());
     return last;
   }
 
@@ -274,14 +275,15 @@ class Planner {
     const std::vector<int> last = last_reads();
     value_buffers_.assign(graph_.tensors.size(), -1);
     // Filled before the first node runs.
-    value_buffers_[at(plan_.input)] =
-        buffers_.add(bytes(plan_.input), 0, std::max(0, last[at(plan_.input)]));
+    for (const TensorId id : plan_.inputs) {
+      value_buffers_[at(id)] = buffers_.add(bytes(id), 0, std::max(0, last[at(id)]));
+    }
     for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
       const PlannedNode& planned = plan_.nodes[i];
       const int end = last[at(planned.result)];
       int buffer = -1;
-      // The output outlives the step, so that it must not lie where the next input is filled in.
-      const bool is_output = planned.result == plan_.output;
+      // Outputs outlive the step, so that they must not lie where the next input is filled in.
+      const bool is_output = is_output_[at(planned.result)];
       const std::vector<TensorId>& inputs = node_of(planned).inputs;
       for (std::size_t k = 0; !is_output && buffer < 0 && k < inputs.size(); ++k) {
         if (may_share(planned, k) && value_buffers_[at(inputs[k])] >= 0 &&
@@ -299,8 +301,9 @@ class Planner {
 
   void place_gradients() {
     gradient_buffers_.assign(graph_.tensors.size(), -1);
-    gradient_buffers_[at(plan_.output)] =
-        buffers_.add(bytes(plan_.output), first_backward_step(), first_backward_step());
+    const TensorId output = plan_.outputs[0];
+    gradient_buffers_[at(output)] =
+        buffers_.add(bytes(output), first_backward_step(), first_backward_step());
     for (std::size_t i = plan_.nodes.size(); i-- > 0;) {
       const PlannedNode& planned = plan_.nodes[i];
       if (!planned.has_backward) continue;
@@ -353,6 +356,7 @@ class Planner {
   const ExecutorOptions& options_;
   const bool training_;
   StepPlan plan_;
+  std::vector<bool> is_output_;            // by TensorId
   std::vector<bool> live_;                 // by node
   std::vector<std::vector<int>> readers_;  // live nodes by TensorId, one entry a use
   int linear_count_ = 0;

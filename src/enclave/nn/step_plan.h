@@ -31,8 +31,8 @@ struct PlannedNode {
 struct StepPlan {
   Shapes shapes;
   std::vector<int> blocks;  // channel block by TensorId
-  TensorId input = kNoTensor;
-  TensorId output = kNoTensor;
+  std::vector<TensorId> inputs;
+  std::vector<TensorId> outputs;   // those that are computed
   std::vector<PlannedNode> nodes;  // in the order of forward; backward runs in reverse
   std::vector<LinearOp> linear_ops;
   // Offsets in bytes by TensorId; -1 where there is none.
@@ -45,8 +45,8 @@ struct StepPlan {
 // Graphs with more nodes are refused: planning is quadratic in it.
 inline constexpr std::size_t kMaxPlannedNodes = 20000;
 
-// Errors: those of infer_shapes; kUnsupportedModel when the graph has not exactly one float input
-// and one float output of rank 2, or too many nodes.
+// Errors: those of infer_shapes; kUnsupportedModel for an output that no node makes, one to train
+// on that is not float32, and too many nodes.
 Result<StepPlan> make_step_plan(const Graph& graph, const ExecutorOptions& options);
 
 }  // namespace tempo
