@@ -68,6 +68,7 @@ constexpr std::array kSchemas = {
     OpSchema{"Sqrt", "f", 1},
     OpSchema{"Squeeze", "aI", 1},
     OpSchema{"Sub", "ff", 2},
+    OpSchema{"Swish", "f", 1},
     OpSchema{"Tanh", "f", 1},
     OpSchema{"Transpose", "a", 1},
     OpSchema{"Trilu", "aI", 1},

@@ -462,6 +462,9 @@ std::vector<OpCase> pointwise_cases() {
       pointwise_case("Reciprocal", 1, [](double x) { return 1 / x; }),
       pointwise_case("Sigmoid", -1, sigmoid),
       pointwise_case("Sqrt", 1, [](double x) { return std::sqrt(x); }),
+      pointwise_case("Swish", -1, [sigmoid](double x) { return x * sigmoid(x); }),
+      pointwise_case("Swish", -3, [sigmoid](double x) { return x * sigmoid(1.5 * x); }, "_alpha",
+                     {{"alpha", {1.5F}}}),
       pointwise_case("Tanh", -1, [](double x) { return std::tanh(x); }),
   };
 }

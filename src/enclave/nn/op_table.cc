@@ -63,6 +63,7 @@ std::span<const OpDef> op_table() {
       sqrt_op(),
       squeeze_op(),
       sub_op(),
+      swish_op(),
       tanh_op(),
       transpose_op(),
       trilu_op(),

@@ -67,6 +67,7 @@ OpDef softmax_op();
 OpDef sqrt_op();
 OpDef squeeze_op();
 OpDef sub_op();
+OpDef swish_op();
 OpDef tanh_op();
 OpDef transpose_op();
 OpDef trilu_op();

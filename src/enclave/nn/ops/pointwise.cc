@@ -11,7 +11,16 @@ namespace tempo {
 namespace {
 
 // A map is a struct with value(x) and slope, made from a node once a pass. kReadsOutput: slope is a
-// function of y, so that x need not be kept; else of x.
+// function of y, so that x need not be kept; else of x. Maps whose slope costs as much as their
+// value have value_and_slope(x) in its place: forward keeps the slope, and backward needs neither x
+// nor y.
+struct ValueAndSlope {
+  float value, slope;
+};
+template <class Map>
+constexpr bool kKeepsSlope = requires(const Map& map) {
+  map.value_and_slope(0.0F);
+};
 
 struct AbsMap {
   static constexpr bool kReadsOutput = false;
@@ -62,7 +71,6 @@ struct ExpMap {
 
 // Hendrycks and Gimpel: x times the normal distribution function, or its approximation by tanh.
 struct GeluMap {
-  static constexpr bool kReadsOutput = false;
   bool by_tanh;
   explicit GeluMap(const OpContext& context)
       : by_tanh(context.node.string_or("approximate", "none") == "tanh") {}
@@ -70,19 +78,22 @@ struct GeluMap {
   static constexpr float kRootTwoOverPi = 0.797884560802865F;
   static constexpr float kCubic = 0.044715F;
 
-  float value(float x) const {
-    if (by_tanh) return 0.5F * x * (1 + std::tanh(kRootTwoOverPi * (x + kCubic * x * x * x)));
-    return 0.5F * x * (1 + std::erf(x / std::numbers::sqrt2_v<float>));
-  }
-  float slope(float x) const {
+  float value(float x) const { return x * gate(x); }
+  ValueAndSlope value_and_slope(float x) const {
+    const float g = gate(x);
     if (by_tanh) {
-      const float t = std::tanh(kRootTwoOverPi * (x + kCubic * x * x * x));
       const float inner = kRootTwoOverPi * (1 + 3 * kCubic * x * x);
-      return 0.5F * (1 + t) + 0.5F * x * (1 - t * t) * inner;
+      return {x * g, g + 2 * x * g * (1 - g) * inner};  // 1 - tanh^2 = 4 g (1 - g)
     }
     const float density = 0.5F * std::numbers::sqrt2_v<float> * std::numbers::inv_sqrtpi_v<float> *
                           std::exp(-0.5F * x * x);
-    return 0.5F * (1 + std::erf(x / std::numbers::sqrt2_v<float>)) + x * density;
+    return {x * g, g + x * density};
+  }
+
+ private:
+  float gate(float x) const {
+    if (by_tanh) return 0.5F * (1 + std::tanh(kRootTwoOverPi * (x + kCubic * x * x * x)));
+    return 0.5F * (1 + std::erf(x / std::numbers::sqrt2_v<float>));
   }
 };
 
@@ -146,6 +157,19 @@ struct SqrtMap {
   float slope(float y) const { return 0.5F / y; }
 };
 
+struct SwishMap {
+  float alpha;
+  explicit SwishMap(const OpContext& context) : alpha(context.node.float_or("alpha", 1.0F)) {}
+  float value(float x) const { return x * gate(x); }
+  ValueAndSlope value_and_slope(float x) const {
+    const float g = gate(x);
+    return {x * g, g + alpha * x * g * (1 - g)};
+  }
+
+ private:
+  float gate(float x) const { return 1 / (1 + std::exp(-alpha * x)); }
+};
+
 struct TanhMap {
   static constexpr bool kReadsOutput = true;
   explicit TanhMap(const OpContext&) {}
@@ -158,40 +182,72 @@ void forward(OpContext& context) {
   const Map map(context);
   const float* x = context.in[0];
   float* y = context.out[0];
+  auto* slopes = reinterpret_cast<float*>(context.saved);
   for_elements(context.pool, element_count(context.in_shape(0)),
                [&](std::int64_t begin, std::int64_t count) {
+                 if constexpr (kKeepsSlope<Map>) {
+                   if (slopes != nullptr) {
+                     for (std::int64_t i = begin; i < begin + count; ++i) {
+                       const ValueAndSlope at = map.value_and_slope(x[i]);
+                       y[i] = at.value;
+                       slopes[i] = at.slope;
+                     }
+                     return;
+                   }
+                 }
                  for (std::int64_t i = begin; i < begin + count; ++i) y[i] = map.value(x[i]);
                });
 }
 
-template <class Map>
-void backward(OpContext& context) {
-  if (context.d_in[0] == nullptr) return;
-  const Map map(context);
-  const float* kept = Map::kReadsOutput ? context.out[0] : context.in[0];
+// Calls slope(i) for the elements: of forward's x or y, or what forward kept.
+template <class Slope>
+void multiply_by_slopes(OpContext& context, const Slope& slope) {
   const float* dy = context.d_out[0];
   float* dx = context.d_in[0];
   const bool accumulate = context.accumulate[0];
   for_elements(context.pool, element_count(context.in_shape(0)),
                [&](std::int64_t begin, std::int64_t count) {
                  for (std::int64_t i = begin; i < begin + count; ++i) {
-                   const float d = map.slope(kept[i]) * dy[i];
+                   const float d = slope(i) * dy[i];
                    dx[i] = accumulate ? dx[i] + d : d;
                  }
                });
 }
 
 template <class Map>
+void backward(OpContext& context) {
+  if (context.d_in[0] == nullptr) return;
+  if constexpr (kKeepsSlope<Map>) {
+    const auto* slopes = reinterpret_cast<const float*>(context.saved);
+    multiply_by_slopes(context, [slopes](std::int64_t i) { return slopes[i]; });
+  } else {
+    const Map map(context);
+    const float* kept = Map::kReadsOutput ? context.out[0] : context.in[0];
+    multiply_by_slopes(context, [&map, kept](std::int64_t i) { return map.slope(kept[i]); });
+  }
+}
+
+std::int64_t slope_bytes(const Node& node, const Shapes& shapes) {
+  return element_count(shapes[static_cast<std::size_t>(node.inputs[0])]) *
+         static_cast<std::int64_t>(sizeof(float));
+}
+
+template <class Map>
 OpDef pointwise_op(std::string_view type, int min_opset = 6) {
-  return {.type = type,
-          .min_opset = min_opset,
-          .unsupported = unsupported_storage,
-          .infer = same_shape,
-          .forward = forward<Map>,
-          .backward = backward<Map>,
-          .needs = {.inputs = !Map::kReadsOutput, .outputs = Map::kReadsOutput},
-          .blocking = Blocking::kSame,
-          .in_place_inputs = 1};
+  OpDef op = {.type = type,
+              .min_opset = min_opset,
+              .unsupported = unsupported_storage,
+              .infer = same_shape,
+              .forward = forward<Map>,
+              .backward = backward<Map>,
+              .blocking = Blocking::kSame,
+              .in_place_inputs = 1};
+  if constexpr (kKeepsSlope<Map>) {
+    op.saved_bytes = slope_bytes;
+  } else {
+    op.needs = {.inputs = !Map::kReadsOutput, .outputs = Map::kReadsOutput};
+  }
+  return op;
 }
 
 std::string unsupported_clip(const Graph& graph, const Node& node) {
@@ -259,6 +315,9 @@ OpDef sigmoid_op() {
 }
 OpDef sqrt_op() {
   return pointwise_op<SqrtMap>("Sqrt");
+}
+OpDef swish_op() {
+  return pointwise_op<SwishMap>("Swish", 24);
 }
 OpDef tanh_op() {
   return pointwise_op<TanhMap>("Tanh");
