@@ -7,6 +7,7 @@ Predictions come from the evaluator below, in float64 and straight from ONNX's o
 descriptions, so that nothing of Tempo is used to check Tempo.
 """
 
+import math
 import pathlib
 import subprocess
 import sys
@@ -77,6 +78,21 @@ def reduce_mean(a, x, axes=None):
     return x.mean(axis=tuple(axes), keepdims=bool(a.get("keepdims", 1)))
 
 
+def layer_norm(a, x, scale, bias=0):
+    assert a.get("axis", -1) == -1
+    d = x - x.mean(axis=-1, keepdims=True)
+    variance = (d * d).mean(axis=-1, keepdims=True)
+    return d / np.sqrt(variance + a.get("epsilon", 1e-5)) * scale + bias
+
+
+def clip(a, x, low=None, high=None):
+    return np.clip(x, a.get("min") if low is None else low, a.get("max") if high is None else high)
+
+
+def hard_sigmoid(a, x):
+    return np.clip(a.get("alpha", 0.2) * x + a.get("beta", 0.5), 0, 1)
+
+
 def reshape(a, x, target):
     target = [x.shape[i] if t == 0 and not a.get("allowzero", 0) else t
               for i, t in enumerate(target)]
@@ -101,26 +117,39 @@ OPERATORS = {
     "Add": lambda a, x, y: x + y,
     "AveragePool": lambda a, x: windows(x, a["kernel_shape"], a, 0).mean(axis=(4, 5)),
     "BatchNormalization": batch_norm,
+    "Cast": lambda a, x: x.astype(helper.tensor_dtype_to_np_dtype(a["to"])),
     "CastLike": lambda a, x, like: x.astype(like.dtype),
+    "Clip": clip,
     "Concat": lambda a, *parts: np.concatenate(parts, axis=a["axis"]),
     "Constant": constant,
     "Conv": conv,
+    "Div": lambda a, x, y: x / y,
     "Dropout": dropout,
+    "Erf": lambda a, x: np.vectorize(math.erf)(x),
     "Expand": lambda a, x, target: x * np.ones(target, dtype=x.dtype),
     "Flatten": lambda a, x: x.reshape(int(np.prod(x.shape[:a.get("axis", 1)])), -1),
     "Gather": lambda a, x, i: np.take(x, i, axis=a.get("axis", 0)),
     "Gemm": gemm,
     "GlobalAveragePool": lambda a, x: x.mean(axis=(2, 3), keepdims=True),
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": lambda a, x: x * np.clip(x / 6 + 0.5, 0, 1),
     "Identity": lambda a, x: x,
+    "LayerNormalization": layer_norm,
     "MatMul": lambda a, x, y: x @ y,
     "MaxPool": lambda a, x: windows(x, a["kernel_shape"], a, -np.inf).max(axis=(4, 5)),
+    "Mul": lambda a, x, y: x * y,
     "Pad": lambda a, x, *rest: x,  # by nothing, which the fixtures' shapes show
+    "Pow": lambda a, x, y: x ** y,
     "ReduceMean": reduce_mean,
     "Relu": lambda a, x: np.maximum(x, 0),
     "Reshape": reshape,
     "Shape": shape,
+    "Sigmoid": lambda a, x: 1 / (1 + np.exp(-x)),
     "Softmax": softmax,
+    "Sqrt": lambda a, x: np.sqrt(x),
     "Squeeze": lambda a, x: np.squeeze(x),
+    "Sub": lambda a, x, y: x - y,
+    "Tanh": lambda a, x: np.tanh(x),
     "Unsqueeze": unsqueeze,
 }
 
@@ -162,7 +191,7 @@ def main():
         for path in sorted(pathlib.Path(folder).glob("*.onnx")):
             model = check_file(path)
             checked += 1
-            network = next((n for n in ("cnn", "mlp", "fresh_norms")
+            network = next((n for n in ("cnn", "mlp", "fresh_norms", "patterns")
                             if path.name.startswith(n + "_")), None)
             if network is None:
                 continue

@@ -272,22 +272,29 @@ class Fuser {
     return Match{std::move(result), std::move(chain)};
   }
 
-  // min(max(x + 3, 0), 6). PyTorch 1 writes a Relu before the Clip.
+  // min(max(x + 3, 0), 6). PyTorch 1 writes a Relu before the Clip, which then may lack the lower
+  // bound.
   bool is_clipped(TensorId id, TensorId x, std::vector<int>* chain) const {
     const int clip = made_by(id, "Clip");
     if (clip == kNoNode) return false;
     const Node& by = node(clip);
-    const auto bound = [&](std::size_t input, const char* attribute) -> std::optional<double> {
-      if (by.attributes.contains(attribute)) return by.float_or(attribute, NAN);  // until opset 10
-      return input < by.inputs.size() ? number(by.inputs[input]) : std::nullopt;
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    const auto bound = [&](std::size_t input, const char* attribute, float none) -> double {
+      if (input >= by.inputs.size() || by.inputs[input] == kNoTensor) {
+        return static_cast<double>(by.float_or(attribute, none));  // until opset 10
+      }
+      return number(by.inputs[input]).value_or(NAN);
     };
-    if (bound(1, "min") != 0.0 || bound(2, "max") != 6.0) return false;
     chain->push_back(clip);
     TensorId inner = by.inputs[0];
+    const double low = bound(1, "min", -kInfinity);
+    bool is_low_0 = low == 0;
     if (const int relu = made_by(inner, "Relu"); relu != kNoNode) {
+      is_low_0 = low <= 0;
       chain->push_back(relu);
       inner = node(relu).inputs[0];
     }
+    if (!is_low_0 || bound(2, "max", kInfinity) != 6) return false;
     const std::optional<Shifted> sum = shifted(inner, chain);
     return sum && sum->x == x && sum->by == 3.0;
   }

@@ -3,10 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <memory>
 
+#include "enclave/graph/test_models.h"
 #include "enclave/nn/decomposed.h"
 #include "enclave/nn/executor.h"
 #include "enclave/offload/local_engine.h"
@@ -104,7 +107,7 @@ TEST(Fuse, FindsEveryPatternOfANetwork) {
     }
   }
   Graph graph = b.finish(x);
-  EXPECT_THAT(fuse_patterns(&graph), ElementsAre(Pair("Gelu", 14), Pair("HardSwish", 6),
+  EXPECT_THAT(fuse_patterns(&graph), ElementsAre(Pair("Gelu", 14), Pair("HardSwish", 8),
                                                  Pair("LayerNormalization", 12), Pair("Swish", 2)));
   EXPECT_THAT(fuse_patterns(&graph), IsEmpty()) << "nothing is left";
   EXPECT_EQ(graph.nodes.size(), 4 * decomposed_forms().size()) << "Relu and one more a form";
@@ -118,6 +121,37 @@ TEST(Fuse, LeavesWhatFollowsAPatternAlone) {
   Graph graph = b.finish(b.node("Mul", {gate, x}));  // SwiGLU: another factor
   EXPECT_THAT(fuse_patterns(&graph), ElementsAre(Pair("Gelu", 1), Pair("Swish", 1)));
   EXPECT_THAT(op_types(graph), ElementsAre("Gelu", "Mul", "Swish", "Mul"));
+}
+
+// The values of an .npy file of float32, which are its end.
+std::vector<float> npy_values(const std::string& name, std::size_t count) {
+  const std::vector<std::byte> file = test::read_fixture(name);
+  std::vector<float> values(count);
+  const std::size_t bytes = count * sizeof(float);
+  if (file.size() < bytes) throw std::runtime_error(name + " is too short");
+  std::memcpy(values.data(), file.data() + (file.size() - bytes), bytes);
+  return values;
+}
+
+TEST(Fuse, PredictsWhatPyTorchPredicts) {
+  for (const char* name :
+       {"patterns_opset9.onnx", "patterns_opset13.onnx", "patterns_opset18.onnx"}) {
+    SCOPED_TRACE(name);
+    auto model = OnnxModel::import(test::read_fixture(name), {});
+    ASSERT_TRUE(model.ok()) << model.error().one_line();
+    EXPECT_FALSE(model->fused.empty());
+    ThreadPool pool(1);
+    TimeLedger ledger;
+    LocalEngine engine(pool, ledger);
+    auto executor = Executor::create(model->graph, {.batch = 2, .mode = StepMode::kInference},
+                                     engine, pool, ledger);
+    ASSERT_TRUE(executor.ok()) << executor.error().one_line();
+    const auto input = (*executor)->input();
+    std::ranges::copy(npy_values("patterns.input.npy", input.size()), input.begin());
+    ASSERT_TRUE((*executor)->forward(0).ok());
+    const auto output = (*executor)->output();
+    expect_close({output.begin(), output.end()}, npy_values("patterns.output.npy", output.size()));
+  }
 }
 
 struct NearMiss {
@@ -210,6 +244,12 @@ std::vector<NearMiss> near_misses() {
       {"clip_of_another_shift", hard(2, 0, 6, 6)},
       {"clip_from_another_bound", hard(3, -1, 6, 6)},
       {"clip_to_another_bound", hard(3, 0, 5, 6)},
+      {"clip_without_lower_bound",
+       [](B& b, TensorId x) {
+         const TensorId shifted = b.node("Add", {x, number(b, 3)});
+         const TensorId clipped = b.node("Clip", {shifted}, {{"max", {6.0F}}});
+         return b.node("Div", {b.node("Mul", {x, clipped}), number(b, 6)});
+       }},
       {"clip_over_another_divisor", hard(3, 0, 6, 5)},
   };
 }

@@ -3,7 +3,9 @@
 #include <onnx/onnx_pb.h>
 
 #include "enclave/graph/onnx_import.h"
+#include "enclave/graph/onnx_norms.h"
 #include "enclave/graph/onnx_parse.h"
+#include "enclave/graph/onnx_rewrite.h"
 #include "enclave/graph/storage.h"
 
 namespace tempo {
@@ -27,6 +29,7 @@ Result<OnnxModel> OnnxModel::import(std::span<const std::byte> file, const Impor
   if (!imported) return imported.error();
   model.graph = std::move(imported->graph);
   model.proto_->homes = std::move(imported->homes);
+  model.fused = fuse_patterns(&model.graph);
   return model;
 }
 
@@ -50,7 +53,12 @@ void OnnxModel::set_metadata(const std::string& key, const std::string& value) {
   entry->set_value(value);
 }
 
-Result<std::vector<std::byte>> OnnxModel::export_file() const {
+std::vector<std::string> OnnxModel::training_notes() const {
+  TEMPO_ASSERT(proto_ != nullptr);
+  return norm_notes(norm_forms(proto_->model, graph));
+}
+
+Result<std::vector<std::byte>> OnnxModel::export_file(const ExportOptions& options) const {
   TEMPO_ASSERT(proto_ != nullptr);
   onnx::ModelProto model = proto_->model;
   for (const PayloadHome& home : proto_->homes) {
@@ -61,6 +69,7 @@ Result<std::vector<std::byte>> OnnxModel::export_file() const {
         ->mutable_initializer(home.initializer)
         ->set_raw_data(values.data(), values.size() * sizeof(float));
   }
+  if (!options.training_form) to_inference_form(&model);
   const std::size_t bytes = model.ByteSizeLong();
   std::vector<std::byte> file(bytes);
   if (bytes > kMaxModelBytes || !model.SerializeToArray(file.data(), static_cast<int>(bytes))) {

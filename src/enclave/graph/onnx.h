@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "enclave/graph/fuse.h"
 #include "enclave/graph/graph.h"
 
 namespace tempo {
@@ -16,6 +17,10 @@ namespace tempo {
 struct ImportOptions {
   bool inference_only = false;  // do not refuse operators that lack a backward pass
   bool has_batch = true;        // else every dimension is as in the file, the first one, too
+};
+
+struct ExportOptions {
+  bool training_form = false;  // what training alone has stays as in the imported file
 };
 
 // An imported model: the graph, and what export needs to give the same file back.
@@ -26,15 +31,20 @@ class OnnxModel {
   // lacks).
   static Result<OnnxModel> import(std::span<const std::byte> file, const ImportOptions& options);
 
-  // The model with the graph's current parameters and statistics, in ONNX layout, in inference
-  // form: BatchNormalization in inference mode, Dropout inert. Everything else as imported.
-  Result<std::vector<std::byte>> export_file() const;
+  // The model with the graph's current parameters and statistics, in ONNX layout. In inference
+  // form, BatchNormalization is in inference mode and Dropout inert. Everything else is as
+  // imported: fused nodes are in the file as the chains that they were.
+  Result<std::vector<std::byte>> export_file(const ExportOptions& options = {}) const;
+
+  // What somebody who trains this model should know about the way it was exported; a line each.
+  std::vector<std::string> training_notes() const;
 
   // The file's metadata_props: free text by key. Empty when there is no such key.
   std::string metadata(const std::string& key) const;
   void set_metadata(const std::string& key, const std::string& value);
 
   Graph graph;
+  FusedCounts fused;  // nodes of `graph` that were chains in the file
 
   OnnxModel();
   ~OnnxModel();

@@ -85,7 +85,7 @@ class Importer {
     for (const int position : order_.order) TEMPO_RETURN_IF_ERROR(add_node(position));
     if (unsupported_count_ > 0) return unsupported_nodes();
     TEMPO_RETURN_IF_ERROR(add_outputs());
-    out_.homes = rewrite_for_export(&model_, order_.order, values_.take_homes(), unused_outputs_);
+    out_.homes = rewrite_for_export(&model_, order_.order, values_.take_homes());
     return std::move(out_);
   }
 
@@ -574,7 +574,6 @@ class Importer {
     if (op.output_type != nullptr) tensor.type = op.output_type(out_.graph, node);
     const TensorId id = values_.add_tensor(std::move(tensor), std::move(result));
     values_.declare(names.outputs[0], id);
-    unused_outputs_.insert(names.outputs.begin() + 1, names.outputs.end());
     node.outputs = {id};
     out_.graph.nodes.push_back(std::move(node));
     return {};
@@ -625,7 +624,6 @@ class Importer {
   ImportedGraph out_;
   ValueTable values_;
   std::unordered_set<std::string> made_names_;
-  std::unordered_set<std::string> unused_outputs_;
   std::string unsupported_;
   std::size_t unsupported_count_ = 0;
 };

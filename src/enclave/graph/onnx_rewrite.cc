@@ -3,6 +3,7 @@
 #include <onnx/onnx_pb.h>
 
 #include <algorithm>
+#include <unordered_set>
 
 #include "enclave/graph/onnx_tensor.h"
 
@@ -29,23 +30,10 @@ void add_initializer(onnx::ModelProto* model, const PendingHome& home) {
   for (const std::int64_t dim : home.dims) type->mutable_shape()->add_dim()->set_dim_value(dim);
 }
 
-void to_inference_form(onnx::NodeProto* node) {
-  if (node->op_type() == "BatchNormalization") {
-    // Absent means inference; the further outputs exist in training only.
-    erase_if(node->mutable_attribute(), [](const onnx::AttributeProto& attribute) {
-      return attribute.name() == "training_mode";
-    });
-    node->mutable_output()->DeleteSubrange(1, node->output_size() - 1);
-  } else if (node->op_type() == "Dropout" && node->input_size() > 2) {
-    node->mutable_input()->DeleteSubrange(2, node->input_size() - 2);  // the training flag
-  }
-}
-
 }  // namespace
 
 std::vector<PayloadHome> rewrite_for_export(onnx::ModelProto* model, const std::vector<int>& order,
-                                            std::vector<PendingHome> pending,
-                                            const std::unordered_set<std::string>& unused) {
+                                            std::vector<PendingHome> pending) {
   onnx::GraphProto* graph = model->mutable_graph();
   std::vector<bool> removed(static_cast<std::size_t>(graph->node_size()), false);
   std::vector<PayloadHome> homes;
@@ -62,12 +50,26 @@ std::vector<PayloadHome> rewrite_for_export(onnx::ModelProto* model, const std::
   for (const int position : order) {
     if (removed[static_cast<std::size_t>(position)]) continue;
     nodes.Add()->Swap(graph->mutable_node(position));
-    to_inference_form(&nodes.at(nodes.size() - 1));
   }
   graph->mutable_node()->Swap(&nodes);
-  erase_if(graph->mutable_value_info(),
-           [&unused](const onnx::ValueInfoProto& info) { return unused.contains(info.name()); });
   return homes;
+}
+
+void to_inference_form(onnx::ModelProto* model) {
+  std::unordered_set<std::string> dropped;  // results that exist in training only
+  for (onnx::NodeProto& node : *model->mutable_graph()->mutable_node()) {
+    if (node.op_type() == "BatchNormalization") {
+      erase_if(node.mutable_attribute(), [](const onnx::AttributeProto& attribute) {
+        return attribute.name() == "training_mode";  // absent means inference
+      });
+      dropped.insert(node.output().begin() + 1, node.output().end());
+      node.mutable_output()->DeleteSubrange(1, node.output_size() - 1);
+    } else if (node.op_type() == "Dropout" && node.input_size() > 2) {
+      node.mutable_input()->DeleteSubrange(2, node.input_size() - 2);  // the training flag
+    }
+  }
+  erase_if(model->mutable_graph()->mutable_value_info(),
+           [&](const onnx::ValueInfoProto& info) { return dropped.contains(info.name()); });
 }
 
 }  // namespace tempo

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <string>
-#include <unordered_set>
 #include <vector>
 
 #include "enclave/graph/graph.h"
@@ -25,11 +24,12 @@ struct PendingHome {
   Shape dims;  // ONNX's
 };
 
-// Puts nodes into `order` without those that became initializers, takes the payloads of `pending`
-// out of the file, and brings nodes into inference form. `unused`: values that nothing reads and
-// that inference does not make.
+// Puts nodes into `order` without those that became initializers, and takes the payloads of
+// `pending` out of the file.
 std::vector<PayloadHome> rewrite_for_export(onnx::ModelProto* model, const std::vector<int>& order,
-                                            std::vector<PendingHome> pending,
-                                            const std::unordered_set<std::string>& unused);
+                                            std::vector<PendingHome> pending);
+
+// BatchNormalization in inference mode, Dropout inert.
+void to_inference_form(onnx::ModelProto* model);
 
 }  // namespace tempo

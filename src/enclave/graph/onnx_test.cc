@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <numeric>
@@ -17,6 +18,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using namespace test;
 
 OnnxModel must_import(const std::vector<std::byte>& file) {
@@ -50,6 +52,19 @@ std::map<std::string, std::string> payloads(const onnx::ModelProto& model) {
     }
   }
   return out;
+}
+
+std::vector<std::string> nodes_of(const onnx::ModelProto& model) {
+  std::vector<std::string> nodes;
+  for (const onnx::NodeProto& node : model.graph().node())
+    nodes.push_back(node.SerializeAsString());
+  return nodes;
+}
+
+int count_types(const onnx::ModelProto& model, const std::string& op_type) {
+  const auto& nodes = model.graph().node();
+  return static_cast<int>(std::count_if(
+      nodes.begin(), nodes.end(), [&](const auto& node) { return node.op_type() == op_type; }));
 }
 
 TEST(Import, EveryOperatorOfTheTableHasItsInputsChecked) {
@@ -151,6 +166,44 @@ TEST(Import, GemmWithoutTransBIsStoredTransposed) {
   ASSERT_TRUE(exported.ok());
   EXPECT_EQ(payloads(from_bytes(*exported)), payloads(proto));
 }
+
+class PatternsFixture : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(PatternsFixture, FusesInTheGraphAndNotInTheFile) {
+  const std::vector<std::byte> file = read_fixture(GetParam());
+  OnnxModel model = must_import(file);
+  EXPECT_THAT(
+      model.fused["LayerNormalization"] + count_types(from_bytes(file), "LayerNormalization"), 3);
+  EXPECT_EQ(model.fused["Gelu"], 5);
+  EXPECT_EQ(model.fused["HardSwish"] + count_types(from_bytes(file), "HardSwish"), 2);
+  EXPECT_EQ(model.fused["Swish"], 1);
+  const std::vector<std::string> types = op_types(model.graph);
+  for (const char* part : {"Erf", "Tanh", "Sqrt", "Pow", "ReduceMean", "Sigmoid", "Clip"}) {
+    EXPECT_EQ(std::count(types.begin(), types.end(), part), 0) << part;
+  }
+
+  // New weights go back to where they came from, in the file as it was.
+  std::map<std::string, std::string> wanted = payloads(from_bytes(file));
+  float value = 1;
+  for (Tensor& parameter : model.graph.tensors) {
+    if (parameter.kind != TensorKind::kParameter) continue;
+    parameter.floats.assign(parameter.floats.size(), ++value);
+    ASSERT_TRUE(wanted.contains(parameter.name)) << parameter.name;
+    wanted[parameter.name] = std::string(reinterpret_cast<const char*>(parameter.floats.data()),
+                                         parameter.floats.size() * 4);
+  }
+  // Two normalisations, two layers, and the ones that the newer exporter writes for a normalisation
+  // without parameters: an initializer like any other.
+  EXPECT_EQ(value, 9 + static_cast<float>(GetParam() == "patterns_opset18.onnx"));
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok()) << exported.error().one_line();
+  EXPECT_EQ(payloads(from_bytes(*exported)), wanted);
+  EXPECT_EQ(nodes_of(from_bytes(*exported)), nodes_of(from_bytes(file)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Exporters, PatternsFixture,
+                         ::testing::Values("patterns_opset9.onnx", "patterns_opset13.onnx",
+                                           "patterns_opset18.onnx"));
 
 TEST(Import, ParametersThatWereEqualAtExportAreSeparate) {
   OnnxModel model = must_import(read_fixture("fresh_norms_opset13.onnx"));
@@ -338,6 +391,66 @@ TEST(Export, IsInInferenceForm) {
   }
   EXPECT_EQ(norms, 2);
   EXPECT_EQ(dropouts, 1);
+}
+
+class TrainingForm : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(TrainingForm, IsThatOfTheFile) {
+  const std::vector<std::byte> file = read_fixture(GetParam());
+  OnnxModel model = must_import(file);
+  const TensorId mean = model.graph.find("stem_bn.running_mean");
+  ASSERT_NE(mean, kNoTensor);
+  model.graph.tensors[static_cast<std::size_t>(mean)].floats = {1, 2, 3, 4};
+  const Result<std::vector<std::byte>> exported = model.export_file({.training_form = true});
+  ASSERT_TRUE(exported.ok());
+  EXPECT_EQ(nodes_of(from_bytes(*exported)), nodes_of(from_bytes(file)));
+  EXPECT_EQ(from_bytes(*exported).graph().value_info_size(),
+            from_bytes(file).graph().value_info_size());
+  const OnnxModel again = must_import(*exported);
+  EXPECT_THAT(tensor(again.graph, "stem_bn.running_mean").floats, ElementsAre(1, 2, 3, 4));
+  // The file has not been changed by this: it still exports in inference form.
+  const Result<std::vector<std::byte>> inference = model.export_file();
+  ASSERT_TRUE(inference.ok());
+  EXPECT_NE(nodes_of(from_bytes(*inference)), nodes_of(from_bytes(file)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Opsets, TrainingForm,
+                         ::testing::Values("cnn_opset9.onnx", "cnn_opset11.onnx",
+                                           "cnn_opset13.onnx", "cnn_opset17.onnx"));
+
+TEST(TrainingNotes, SayNothingOfAnExportForTraining) {
+  for (const char* name : {"cnn_opset9.onnx", "cnn_opset11.onnx", "cnn_opset13.onnx",
+                           "cnn_opset17.onnx", "mlp_opset13.onnx"}) {
+    EXPECT_THAT(must_import(read_fixture(name)).training_notes(), IsEmpty()) << name;
+  }
+}
+
+TEST(TrainingNotes, TellOfNormalisationsInInferenceFormThatTrainAllTheSame) {
+  for (const char* name : {"cnn_opset18.onnx", "cnn_opset23.onnx", "cnn_newest.onnx"}) {
+    const OnnxModel model = must_import(read_fixture(name));
+    EXPECT_THAT(model.training_notes(),
+                ElementsAre(HasSubstr("2 batch normalisations exported in inference form")))
+        << name;
+    EXPECT_EQ(tensor(model.graph, "stem_bn.running_mean").kind, TensorKind::kStatistic);
+  }
+}
+
+TEST(TrainingNotes, TellOfFoldedNormalisations) {
+  for (const char* name : {"cnn_fixed_opset13.onnx", "cnn_fixed_opset20.onnx"}) {
+    const std::vector<std::byte> file = read_fixture(name);
+    EXPECT_THAT(must_import(file).training_notes(),
+                ElementsAre(HasSubstr("the export has folded 2 batch normalisations")))
+        << name;
+    onnx::ModelProto from_elsewhere = from_bytes(file);  // whose names mean nothing
+    from_elsewhere.set_producer_name("other");
+    EXPECT_THAT(must_import(to_bytes(from_elsewhere)).training_notes(), IsEmpty()) << name;
+  }
+}
+
+TEST(TrainingNotes, SayNothingOfLayersThatHaveTheirOwnBias) {
+  onnx::ModelProto proto = small_model();
+  proto.set_producer_name("pytorch");
+  EXPECT_THAT(must_import(to_bytes(proto)).training_notes(), IsEmpty());
 }
 
 TEST(Export, CarriesChangedParameters) {

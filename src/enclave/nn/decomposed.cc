@@ -125,6 +125,11 @@ const std::vector<DecomposedForm>& decomposed_forms() {
              b.node("Clip", {b.relu(add(b, x, 3)), number(b, 0), number(b, 6)});
          return div(b, mul(b, x, clipped), 6);
        }},
+      {"hard_swish_by_clip_above", "HardSwish",
+       [](B& b, TensorId x, std::int64_t) {
+         const TensorId clipped = b.node("Clip", {b.relu(add(b, x, 3))}, {{"max", {6.0F}}});
+         return div(b, mul(b, x, clipped), 6);
+       }},
       {"hard_swish_by_clip", "HardSwish",
        [](B& b, TensorId x, std::int64_t) {
          const TensorId clipped =
