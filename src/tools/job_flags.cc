@@ -102,6 +102,11 @@ void JobFlags::add_training_flags(CLI::App& command) {
       .add_option("--final-fraction", schedule.final_fraction,
                   "cosine: end at this fraction of the rate")
       ->capture_default_str();
+  command
+      .add_option("--export-form", export_form_,
+                  "of the trained model: inference, or training as in the model that came")
+      ->check(CLI::IsMember({"inference", "training"}))
+      ->capture_default_str();
 }
 
 void JobFlags::add_protection_flags(CLI::App& command) {
@@ -175,6 +180,9 @@ Status JobFlags::fill_spec(JobSpec& spec) const {
   const auto on_tamper = parse_tamper_policy(on_tamper_);
   if (!on_tamper) return on_tamper.error();
   spec.on_tamper = *on_tamper;
+  const auto export_form = parse_export_form(export_form_);
+  if (!export_form) return export_form.error();
+  spec.export_form = *export_form;
   const auto memory = parse_bytes(memory_limit_);
   if (!memory) return memory.error();
   spec.memory_limit_bytes = *memory;

@@ -37,6 +37,7 @@ class JobFlags {
   std::string offload_ = "auto";
   std::string on_tamper_ = "continue";
   std::string workers_ = "local:2";
+  std::string export_form_ = "inference";
   std::string memory_limit_ = "0";
   std::vector<std::string> augment_;
   std::vector<float> mean_;

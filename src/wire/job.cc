@@ -50,6 +50,10 @@ constexpr std::array<Named<ScheduleKind>, 3> kScheduleKinds = {{
     {ScheduleKind::kStep, "step"},
     {ScheduleKind::kCosine, "cosine"},
 }};
+constexpr std::array<Named<ExportForm>, 2> kExportForms = {{
+    {ExportForm::kInference, "inference"},
+    {ExportForm::kTraining, "training"},
+}};
 
 template <class Enum, std::size_t N>
 std::string_view name_of(const std::array<Named<Enum>, N>& table, Enum value) {
@@ -160,6 +164,9 @@ std::string_view tamper_policy_name(TamperPolicy policy) {
 std::string_view schedule_kind_name(ScheduleKind kind) {
   return name_of(kScheduleKinds, kind);
 }
+std::string_view export_form_name(ExportForm form) {
+  return name_of(kExportForms, form);
+}
 
 Result<JobKind> parse_job_kind(std::string_view name) {
   return value_of(kJobKinds, "kind", name);
@@ -172,6 +179,9 @@ Result<TamperPolicy> parse_tamper_policy(std::string_view name) {
 }
 Result<ScheduleKind> parse_schedule_kind(std::string_view name) {
   return value_of(kScheduleKinds, "schedule.kind", name);
+}
+Result<ExportForm> parse_export_form(std::string_view name) {
+  return value_of(kExportForms, "export_form", name);
 }
 
 Status check_job(const JobSpec& spec) {

@@ -18,6 +18,7 @@ enum class JobKind { kTrain, kInfer, kPlan };
 enum class OffloadPolicy { kAuto, kAll, kNone };
 enum class TamperPolicy { kContinue, kAbort };
 enum class ScheduleKind { kConstant, kStep, kCosine };
+enum class ExportForm { kInference, kTraining };
 
 // A file that belongs to a job, as the client uploaded it: untrusted bytes under a name from
 // data_file_names().
@@ -67,6 +68,8 @@ struct JobSpec {
   double tamper_size = 0.01;
   bool binary_checks = false;            // the paper's {0,1} vectors (Theorem V.2)
   std::uint64_t memory_limit_bytes = 0;  // of the enclave; 0: no limit of its own
+  // Of the trained model: what training alone has is left out, or as in the file that came.
+  ExportForm export_form = ExportForm::kInference;
 };
 
 // Every name that a NamedFile may have.
@@ -88,10 +91,12 @@ std::string_view job_kind_name(JobKind kind);                // train, infer, pl
 std::string_view offload_policy_name(OffloadPolicy policy);  // auto, all, none
 std::string_view tamper_policy_name(TamperPolicy policy);    // continue, abort
 std::string_view schedule_kind_name(ScheduleKind kind);      // constant, step, cosine
+std::string_view export_form_name(ExportForm form);          // inference, training
 // Error kUsage lists the names.
 Result<JobKind> parse_job_kind(std::string_view name);
 Result<OffloadPolicy> parse_offload_policy(std::string_view name);
 Result<TamperPolicy> parse_tamper_policy(std::string_view name);
 Result<ScheduleKind> parse_schedule_kind(std::string_view name);
+Result<ExportForm> parse_export_form(std::string_view name);
 
 }  // namespace tempo

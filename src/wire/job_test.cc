@@ -39,6 +39,7 @@ JobSpec unusual_job() {
   spec.tamper_size = 0.5;
   spec.binary_checks = true;
   spec.memory_limit_bytes = (std::uint64_t{1} << 40) + 1;
+  spec.export_form = ExportForm::kTraining;
   return spec;
 }
 
@@ -74,6 +75,7 @@ TEST(JobJson, CarriesEveryMember) {
   EXPECT_EQ(back->tamper_size, spec.tamper_size);
   EXPECT_EQ(back->binary_checks, spec.binary_checks);
   EXPECT_EQ(back->memory_limit_bytes, spec.memory_limit_bytes);
+  EXPECT_EQ(back->export_form, spec.export_form);
 }
 
 TEST(JobJson, MissingKeysKeepTheirDefaults) {

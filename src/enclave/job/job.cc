@@ -1,5 +1,7 @@
 #include "enclave/job/job.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <fstream>
 #include <string>
@@ -218,11 +220,14 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
       Trainer::create(graph, job.data, *normalisation, job.spec, engines, job.pool, job.ledger);
   if (!trainer.ok()) return trainer.error();
 
+  const std::vector<std::string> notes = job.model.training_notes();
+  std::string warnings = fmt::format("{}", fmt::join(notes, "; "));  // for the first step to tell
   std::size_t told = 0;
   Status status = (*trainer)->run(
       stop,
       [&](const TrainProgress& p) {
         Progress progress = to_progress(p);
+        progress.message = std::exchange(warnings, "");
         for (; told < engines.events().size(); ++told) {
           progress.message +=
               (progress.message.empty() ? "" : "; ") + describe(engines.events()[told]);
@@ -236,10 +241,13 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
   const std::int64_t classes = (*trainer)->classes();
   trainer->reset();  // the graph is whole again: a last Softmax is out of it while training
   job.report.model = summarise_model(graph, classes);
+  job.report.model.fused = job.model.fused;
+  job.report.model.notes = notes;
   if (status.ok() || status.error().code == ErrorCode::kInterrupted) {
     job.model.set_metadata(kMeanMetadata, numbers_text(normalisation->mean));
     job.model.set_metadata(kDeviationMetadata, numbers_text(normalisation->deviation));
-    auto file = job.model.export_file();
+    auto file =
+        job.model.export_file({.training_form = job.spec.export_form == ExportForm::kTraining});
     if (!file.ok()) return file.error();
     outputs.model = std::move(file).value();
   }
@@ -299,6 +307,7 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
   }
   if (!predictions.ok()) return predictions.error();
   job.report.model = summarise_model(graph, predictions->classes);
+  job.report.model.fused = job.model.fused;
   outputs.predictions_npy =
       write_npy(predictions->values, predictions->samples, predictions->classes);
   job.report.predictions = std::move(predictions).value();
@@ -319,8 +328,14 @@ Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   auto engine = engines.engine_for(*ops, StepMode::kTraining);
   if (!engine.ok()) return engine.error();
   job.memory.engine = engines.plans().front()->engine_bytes;
-  const PlanSummary summary{engines.plans().front(), job.scheme, job.spec.batch,
-                            job.train_steps,         job.memory, engines.goal()};
+  const PlanSummary summary{engines.plans().front(),
+                            job.scheme,
+                            job.spec.batch,
+                            job.train_steps,
+                            job.memory,
+                            engines.goal(),
+                            job.model.fused,
+                            job.model.training_notes()};
   outputs.plan_text = plan_text(summary);
   outputs.plan_json = plan_json(summary);
   return {};

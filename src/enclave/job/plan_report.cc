@@ -24,6 +24,15 @@ std::string rounds(const OpPlan& op) {
                      op.rounds_input_gradient);
 }
 
+// "8 Gelu, 16 LayerNormalization"
+std::string counts(const FusedCounts& fused) {
+  std::string text;
+  for (const auto& [op_type, count] : fused) {
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, op_type);
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string plan_text(const PlanSummary& summary) {
@@ -76,6 +85,8 @@ std::string plan_text(const PlanSummary& summary) {
       "data {:.0f}, program {:.0f})\n",
       mib(m.total()), mib(m.activations), mib(m.parameters), mib(m.engine), mib(m.data),
       mib(m.program));
+  if (!summary.fused.empty()) out += fmt::format("fused: {}\n", counts(summary.fused));
+  for (const std::string& note : summary.notes) out += fmt::format("note: {}\n", note);
   return out;
 }
 
@@ -124,6 +135,8 @@ std::string plan_json(const PlanSummary& summary) {
                                   : theorem_v2_rounds(static_cast<double>(plan.products) *
                                                           static_cast<double>(summary.steps),
                                                       summary.goal.t)}}},
+      {"fused", summary.fused},
+      {"notes", summary.notes},
       {"peak_enclave_bytes",
        {{"activations", m.activations},
         {"parameters", m.parameters},

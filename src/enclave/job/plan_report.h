@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "enclave/graph/fuse.h"
 #include "enclave/offload/plan.h"
 
 namespace tempo {
@@ -26,6 +28,8 @@ struct PlanSummary {
   std::int64_t steps = 0;
   MemoryEstimate memory;
   SoundnessGoal goal;
+  FusedCounts fused;               // what import made of chains
+  std::vector<std::string> notes;  // on how the model was exported
 };
 
 std::string plan_text(const PlanSummary& summary);

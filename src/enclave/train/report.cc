@@ -58,6 +58,10 @@ std::string_view schedule_name(ScheduleKind kind) {
   return "constant";
 }
 
+std::string_view form_name(ExportForm form) {
+  return form == ExportForm::kTraining ? "training" : "inference";
+}
+
 std::string_view outcome(const Report& report) {
   if (!report.error) return "complete";
   return report.error->code == ErrorCode::kInterrupted ? "interrupted" : "failed";
@@ -69,12 +73,16 @@ Json error_json(const std::optional<Error>& error) {
 }
 
 Json model_json(const ModelSummary& model) {
+  Json notes = Json::array();
+  for (const std::string& note : model.notes) notes.push_back(note);
   return {{"name", printable(model.name)},
           {"opset", model.opset},
           {"nodes", model.nodes},
           {"parameters", model.parameters},
           {"input", shape_to_string(model.input)},
-          {"classes", model.classes}};
+          {"classes", model.classes},
+          {"fused", Json(model.fused)},
+          {"notes", std::move(notes)}};
 }
 
 Json data_json(const DataSummary& data, const DataSpec& spec) {
@@ -253,6 +261,7 @@ std::string report_json(const Report& report) {
     json["epochs"] = spec.epochs;
     json["steps_limit"] = spec.steps;
     json["optimizer"] = optimizer_json(spec);
+    json["export_form"] = form_name(spec.export_form);
   }
   add_results(report, json);
   json["images_per_second"] = images_per_second(report);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "enclave/graph/fuse.h"
 #include "enclave/graph/graph.h"
 #include "enclave/nn/time_ledger.h"
 #include "enclave/offload/engine_stats.h"
@@ -29,7 +30,10 @@ struct ModelSummary {
   std::int64_t parameters = 0;  // trained values
   Shape input;                  // with kBatchDim
   std::int64_t classes = 0;
+  FusedCounts fused;               // what import made of chains
+  std::vector<std::string> notes;  // on how the model was exported; JobKind::kTrain
 };
+// Without `fused` and `notes`, which the graph does not know.
 ModelSummary summarise_model(const Graph& graph, std::int64_t classes);
 
 struct DataSummary {

@@ -61,6 +61,20 @@ TEST(Report, HasTheStableKeys) {
   EXPECT_EQ(json.at("model").at("input"), "(N,3,32,32)");
 }
 
+TEST(Report, TellsHowTheModelCameAndGoes) {
+  Report report = some_report();
+  report.spec.export_form = ExportForm::kTraining;
+  report.model.fused = {{"Gelu", 8}, {"LayerNormalization", 16}};
+  report.model.notes = {"first", "second"};
+  const auto json = Json::parse(report_json(report));
+  EXPECT_EQ(json.at("export_form"), "training");
+  EXPECT_EQ(json.at("model").at("fused").at("LayerNormalization"), 16);
+  EXPECT_EQ(json.at("model").at("notes"), Json({"first", "second"}));
+  const auto plain = Json::parse(report_json(some_report()));
+  EXPECT_TRUE(plain.at("model").at("fused").is_object());
+  EXPECT_TRUE(plain.at("model").at("notes").is_array());
+}
+
 TEST(Report, NamesWorkersOperatorsAndSoundness) {
   const auto json = Json::parse(report_json(some_report()));
   const auto& worker = json.at("workers")[1];
