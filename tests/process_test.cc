@@ -331,6 +331,50 @@ TEST_F(ProcessTest, UnsupportedOperatorsAreNamedAllAtOnce) {
   }
 }
 
+TEST_F(ProcessTest, AModelGoesBackInTheFormThatWasAskedFor) {
+  constexpr std::size_t kSamples = 16;
+  const std::string fixtures = TEMPO_SOURCE_DIR "/tests/fixtures/onnx/";
+  write_npy(work_ / "x.npy", "<f4", "(16, 3, 12, 10)", std::vector<float>(kSamples * 360, 0.5F));
+  write_npy(work_ / "y.npy", "<i8", "(16,)", std::vector<std::int64_t>(kSamples, 1));
+  const auto norm_results = [&](const std::string& model, const std::string& form) {
+    const json r =
+        train(fixtures + model,
+              {"--data", "npy:" + (work_ / "x.npy").string() + "," + (work_ / "y.npy").string(),
+               "--batch", "16", "--scheme", "local", "--mean", "0,0,0", "--std", "1,1,1",
+               "--export-form", form});
+    EXPECT_EQ(r["export_form"], form);
+    EXPECT_EQ(r["model"]["notes"].size(), model == "cnn_opset18.onnx" ? 1U : 0U);
+    onnx::ModelProto out;
+    out.ParseFromString(read_file(work_ / "out.onnx"));
+    std::vector<int> results;
+    for (const onnx::NodeProto& node : out.graph().node()) {
+      if (node.op_type() == "BatchNormalization") results.push_back(node.output_size());
+    }
+    return results;
+  };
+  EXPECT_EQ(norm_results("cnn_opset17.onnx", "inference"), (std::vector{1, 1}));
+  EXPECT_EQ(norm_results("cnn_opset17.onnx", "training"), (std::vector{3, 3}));
+  EXPECT_EQ(norm_results("cnn_opset18.onnx", "training"), (std::vector{1, 1}));  // as it came
+}
+
+TEST_F(ProcessTest, APlanTellsWhatWasFusedAndFolded) {
+  const auto plan = [&](const std::string& model) {
+    const ProgramResult run =
+        work_.run({program("tempo"), "plan", "--model",
+                   TEMPO_SOURCE_DIR "/tests/fixtures/onnx/" + model, "--scheme", "local"});
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return run.out;
+  };
+  EXPECT_NE(plan("patterns_opset13.onnx")
+                .find("\nfused: 5 Gelu, 2 HardSwish, 3 LayerNormalization, 1 Swish\n"),
+            std::string::npos);
+  EXPECT_NE(plan("cnn_fixed_opset13.onnx").find("\nnote: the export has folded 2 batch"),
+            std::string::npos);
+  const std::string plain = plan("cnn_opset17.onnx");
+  EXPECT_EQ(plain.find("\nnote: "), std::string::npos) << plain;
+  EXPECT_EQ(plain.find("\nfused: "), std::string::npos) << plain;
+}
+
 // ---- what leaves the enclave
 // ---------------------------------------------------------------------
 

@@ -65,14 +65,16 @@ std::vector<std::string> norm_notes(const NormForms& forms) {
   std::vector<std::string> notes;
   if (forms.in_inference_form > 0) {
     notes.push_back(batch_normalisations(forms.in_inference_form) +
-                    " exported in inference form: training uses the statistics of the batch and "
+                    " came in inference form: training uses the statistics of the batch and "
                     "updates the running ones, as model.train() does");
   }
   if (forms.folded > 0) {
-    notes.push_back("the export has folded " + batch_normalisations(forms.folded) +
-                    " into the layers before, as its names show: training goes on without; to "
-                    "keep them, export with training=TrainingMode.TRAINING and "
-                    "do_constant_folding=False, or with optimize=False where dynamo=True");
+    notes.push_back(
+        "the export has folded " + batch_normalisations(forms.folded) +
+        " into the layers before, as names in the file show: training goes on without " +
+        (forms.folded == 1 ? "it; to keep it," : "them; to keep them,") +
+        " export with training=TrainingMode.TRAINING and do_constant_folding=False, "
+        "or with optimize=False where dynamo=True");
   }
   return notes;
 }

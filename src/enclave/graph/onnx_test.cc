@@ -429,7 +429,7 @@ TEST(TrainingNotes, TellOfNormalisationsInInferenceFormThatTrainAllTheSame) {
   for (const char* name : {"cnn_opset18.onnx", "cnn_opset23.onnx", "cnn_newest.onnx"}) {
     const OnnxModel model = must_import(read_fixture(name));
     EXPECT_THAT(model.training_notes(),
-                ElementsAre(HasSubstr("2 batch normalisations exported in inference form")))
+                ElementsAre(HasSubstr("2 batch normalisations came in inference form")))
         << name;
     EXPECT_EQ(tensor(model.graph, "stem_bn.running_mean").kind, TensorKind::kStatistic);
   }
