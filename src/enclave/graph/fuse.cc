@@ -112,11 +112,6 @@ class Fuser {
     return static_cast<double>(tensor.floats[0]);
   }
 
-  bool is_number(TensorId id, double wanted) const {
-    const std::optional<double> value = number(id);
-    return value && is_close(*value, wanted);
-  }
-
   // --- Parts of chains; each adds the nodes that it goes through ---
 
   // Nodes of one product: 0.5 * x * (1 + ...) has three, the cubic term of Gelu four at most.
@@ -171,6 +166,7 @@ class Fuser {
     return is_close(found.scale, scale) && found.factors == std::vector<TensorId>(power, x);
   }
 
+  // The tensor as a sum with a number.
   std::optional<Shifted> shifted(TensorId id, std::vector<int>* chain) const {
     const int add = made_by(id, "Add");
     if (add == kNoNode) return std::nullopt;
@@ -184,7 +180,7 @@ class Fuser {
     return std::nullopt;
   }
 
-  // True when the tensor is the mean of the result over its last dimension.
+  // What the tensor is the mean of, over the last dimension.
   std::optional<TensorId> mean_of(TensorId id, std::vector<int>* chain) const {
     const int mean = made_by(id, "ReduceMean");
     if (mean == kNoNode) return std::nullopt;

@@ -177,6 +177,7 @@ void backward(OpContext& context) {
 OpDef layer_normalization_op() {
   return {.type = "LayerNormalization",
           .min_opset = 17,
+          .notes = kFusedNotes,
           .unsupported = unsupported,
           .infer = infer,
           .forward = forward,

@@ -74,6 +74,9 @@ OpDef trilu_op();
 OpDef unsqueeze_op();
 OpDef where_op();
 
+// OpDef::notes of operators that files of older opsets have written out (enclave/graph/fuse.h).
+inline constexpr std::string_view kFusedNotes = "in older opsets as exporters write it out";
+
 // kBadModel at this node.
 Error shape_error(const Node& node, std::string what, std::string expected = "",
                   std::string got = "");

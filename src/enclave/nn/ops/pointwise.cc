@@ -157,6 +157,7 @@ struct SqrtMap {
   float slope(float y) const { return 0.5F / y; }
 };
 
+// Ramachandran, Zoph and Le (2017); SiLU with alpha = 1.
 struct SwishMap {
   float alpha;
   explicit SwishMap(const OpContext& context) : alpha(context.node.float_or("alpha", 1.0F)) {}
@@ -289,6 +290,7 @@ OpDef exp_op() {
 }
 OpDef gelu_op() {
   OpDef op = pointwise_op<GeluMap>("Gelu", 20);
+  op.notes = kFusedNotes;
   op.unsupported = unsupported_gelu;
   return op;
 }
@@ -296,7 +298,9 @@ OpDef hard_sigmoid_op() {
   return pointwise_op<HardSigmoidMap>("HardSigmoid");
 }
 OpDef hard_swish_op() {
-  return pointwise_op<HardSwishMap>("HardSwish", 14);
+  OpDef op = pointwise_op<HardSwishMap>("HardSwish", 14);
+  op.notes = kFusedNotes;
+  return op;
 }
 OpDef leaky_relu_op() {
   return pointwise_op<LeakyReluMap>("LeakyRelu");
@@ -317,7 +321,9 @@ OpDef sqrt_op() {
   return pointwise_op<SqrtMap>("Sqrt");
 }
 OpDef swish_op() {
-  return pointwise_op<SwishMap>("Swish", 24);
+  OpDef op = pointwise_op<SwishMap>("Swish", 24);
+  op.notes = kFusedNotes;
+  return op;
 }
 OpDef tanh_op() {
   return pointwise_op<TanhMap>("Tanh");
