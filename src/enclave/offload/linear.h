@@ -45,8 +45,9 @@ struct LinearOp {
   int index = 0;     // position among the graph's linear operators, forward order
   std::string name;  // node name; never leaves the enclave except to the client
   ConvGeometry geometry;
-  bool needs_input_gradient = true;  // false when nothing trainable lies upstream
-  bool needs_weight_gradient = true;
+  bool needs_input_gradient = true;   // false when nothing trainable lies upstream
+  bool needs_weight_gradient = true;  // false when the weights are not trained
+  bool has_backward() const { return needs_input_gradient || needs_weight_gradient; }
   // Channel blocking of input and output in memory (oneDNN's nChw8c has 8). 0 = channels last.
   // Only the local engine accepts anything but 0.
   int input_block = 0;

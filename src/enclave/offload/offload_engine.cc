@@ -184,7 +184,7 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input, const floa
       if (slice.end == g.m()) moments->merge(joined.count, joined.mean.data(), joined.m2.data());
     }
   }
-  if (training) {
+  if (training && op.has_backward()) {
     steps_[op.index] = std::move(step);
   } else {
     const std::uint64_t last_id = res_.dispatcher->next_id();

@@ -108,7 +108,7 @@ void count_traffic(StepMode mode, OpPlan& plan) {
     if (weights.insert({tile.m_slice, tile.worker}).second) to += features * n;
     if (inputs.insert({tile.p_slice, tile.worker}).second) to += rows * n;
     from += rows * features;
-    if (mode == StepMode::kTraining) {
+    if (mode == StepMode::kTraining && plan.op.has_backward()) {
       to += rows * features;
       if (plan.op.needs_input_gradient) from += rows * n;
     }
@@ -207,11 +207,11 @@ Status check_worker_memory(const PlanOptions& options, Plan& plan) {
         backward += rows * features;
       }
       for (const GradientGroup& group : op.groups) {
-        if (group.worker == static_cast<int>(w)) {
+        if (group.worker == static_cast<int>(w) && op.op.needs_weight_gradient) {
           backward += static_cast<std::uint64_t>(op.m_slices[group.m_slice].size()) * n;
         }
       }
-      if (options.mode == StepMode::kTraining) {
+      if (options.mode == StepMode::kTraining && op.op.has_backward()) {
         kept += resident;
         transient = std::max(transient, backward);
       } else {
