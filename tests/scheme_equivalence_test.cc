@@ -19,7 +19,7 @@
 #include "enclave/offload/fake_link.h"
 #include "enclave/offload/im2col.h"
 #include "enclave/train/loss.h"
-#include "enclave/train/sgd.h"
+#include "enclave/train/optimizer.h"
 
 namespace tempo {
 namespace {
@@ -28,6 +28,12 @@ constexpr std::int64_t kBatch = 16;
 constexpr int kClasses = 10;
 // Slow enough for the loss to stay away from zero, where softmax - onehot is all cancellation.
 constexpr double kLearningRate = 0.01;
+
+OptimizerSpec sgd_spec() {
+  OptimizerSpec spec;
+  spec.weight_decay = 5e-4;
+  return spec;
+}
 
 // Remembers where the inputs of linear operators are zero. Behind a rectifier that is its mask: two
 // runs whose masks differ at one element stand on two sides of a kink of the loss, where gradients
@@ -163,10 +169,11 @@ class Runner {
     std::copy(input.begin(), input.end(), executor_->input().begin());
     EXPECT_TRUE(executor_->forward(number).ok());
     const auto loss =
-        softmax_cross_entropy(executor_->output(), labels, kClasses, executor_->d_output());
+        evaluate_loss({}, executor_->output(), kClasses, {labels, {}},
+                      static_cast<std::int64_t>(labels.size()), executor_->d_output());
     EXPECT_TRUE(loss.ok());
     EXPECT_TRUE(executor_->backward().ok());
-    return loss->mean_loss;
+    return loss->mean_loss();
   }
   std::span<const float> gradient(TensorId id) const { return executor_->gradient(id); }
   const std::vector<std::vector<bool>>& masks() const { return recorder_->masks; }
@@ -304,7 +311,8 @@ TEST_P(SchemeEquivalence, GradientsAgreeAlongARun) {
   for (const char* scheme : {"plain", "tempo"}) {
     offloading[scheme] = std::make_unique<Runner>(graph, scheme);
   }
-  auto sgd = Sgd::create(graph, {0.9, 5e-4}, local.pool());
+  const Parameters parameters(graph, local.pool());
+  auto sgd = Optimizer::create(parameters, sgd_spec());
   ASSERT_TRUE(sgd.ok());
 
   constexpr int kPoints = 20;
@@ -333,7 +341,7 @@ TEST_P(SchemeEquivalence, GradientsAgreeAlongARun) {
       }
     }
     if (compared["plain"] >= kPoints && compared["tempo"] >= kPoints) break;
-    sgd->step(kLearningRate, [&](TensorId id) { return local.gradient(id); });
+    sgd->step(kLearningRate, parameters.gradients([&](TensorId id) { return local.gradient(id); }));
     for (Tensor& tensor : graph.tensors) {
       if (tensor.name == "probe.weight")
         std::fill(tensor.floats.begin(), tensor.floats.end(), 0.0F);
@@ -355,7 +363,8 @@ std::vector<double> loss_curve(const std::string& kind, const std::string& schem
   auto model = make_model(kind);
   EXPECT_TRUE(model.ok());
   Runner runner(model->graph, scheme, reordered);
-  auto sgd = Sgd::create(model->graph, {0.9, 5e-4}, runner.pool());
+  const Parameters parameters(model->graph, runner.pool());
+  auto sgd = Optimizer::create(parameters, sgd_spec());
   EXPECT_TRUE(sgd.ok());
   std::vector<double> losses;
   std::vector<float> input;
@@ -363,7 +372,8 @@ std::vector<double> loss_curve(const std::string& kind, const std::string& schem
   for (int step = 0; step < kSteps; ++step) {
     make_batch(static_cast<std::uint32_t>(step), 28 * 28, input, labels);
     losses.push_back(runner.step(step, input, labels));
-    sgd->step(kLearningRate, [&](TensorId id) { return runner.gradient(id); });
+    sgd->step(kLearningRate,
+              parameters.gradients([&](TensorId id) { return runner.gradient(id); }));
   }
   EXPECT_EQ(runner.stats().checks_failed, 0U);
   EXPECT_EQ(runner.stats().checks_done > 0, scheme != "local");

@@ -39,8 +39,11 @@ std::string plan_text(const PlanSummary& summary) {
   const Plan& plan = *summary.plan;
   std::string out =
       fmt::format("scheme {}: {}\n", scheme_name(summary.scheme), scheme_statement(summary.scheme));
-  out += fmt::format("batch {}, {} steps; m out-features, n in-features, p positions\n\n",
-                     summary.batch, summary.steps);
+  out += fmt::format(
+      "batch {}, {} steps{}; {} values trained{}\n", summary.batch, summary.steps,
+      summary.accumulate > 1 ? fmt::format(" of {} batches", summary.accumulate) : "",
+      summary.trained, summary.frozen > 0 ? fmt::format(", {} frozen", summary.frozen) : "");
+  out += "m out-features, n in-features, p positions\n\n";
   out += fmt::format(
       "{:<24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9} {:>9} {:>8} {:>8}  {}\n",
       "operator", "lowering", "m", "n", "p", "where", "tiles", "rounds", "MiB out", "MiB in",
@@ -59,13 +62,13 @@ std::string plan_text(const PlanSummary& summary) {
   out += fmt::format(
       "\nrounds: forward/weight gradient/input gradient. off ms, local ms: estimated core-ms of "
       "the "
-      "enclave a step.\n");
+      "enclave a batch.\n");
   out += fmt::format(
       "multiply-adds forward: {:.1f} M an image, {:.1f} % offloaded\n",
       static_cast<double>(plan.multiply_adds) / 1e6 / static_cast<double>(summary.batch),
       100 * plan.offloaded_share());
   out += fmt::format(
-      "ring traffic a step: {:.1f} MiB to workers, {:.1f} MiB back; {} checked products\n",
+      "ring traffic a batch: {:.1f} MiB to workers, {:.1f} MiB back; {} checked products\n",
       mib(plan.bytes_to_workers), mib(plan.bytes_from_workers), plan.products);
   for (std::size_t w = 0; w < plan.resident_bytes.size(); ++w) {
     out += fmt::format("worker {} holds at most {:.1f} MiB\n", w, mib(plan.resident_bytes[w]));
@@ -74,17 +77,16 @@ std::string plan_text(const PlanSummary& summary) {
     out += fmt::format(
         "soundness: an error of {} rms passes anywhere in the job with a chance below {:g}\n",
         summary.goal.tamper_size, summary.goal.t);
-    const double checks = static_cast<double>(plan.products) * static_cast<double>(summary.steps);
+    const double checks = static_cast<double>(plan.products) * static_cast<double>(summary.batches);
     out += fmt::format("rounds that the paper's Theorem V.2 asks for with binary vectors: {}\n",
                        theorem_v2_rounds(checks, summary.goal.t));
   }
   const MemoryEstimate& m = summary.memory;
   out += fmt::format(
-      "peak enclave memory: {:.0f} MiB (activations {:.0f}, parameters {:.0f}, keys and checks "
-      "{:.0f}, "
-      "data {:.0f}, program {:.0f})\n",
-      mib(m.total()), mib(m.activations), mib(m.parameters), mib(m.engine), mib(m.data),
-      mib(m.program));
+      "peak enclave memory: {:.0f} MiB (activations {:.0f}, parameters and gradients {:.0f}, state "
+      "of {} {:.0f}, keys and checks {:.0f}, data {:.0f}, program {:.0f})\n",
+      mib(m.total()), mib(m.activations), mib(m.parameters), optimizer_kind_name(summary.optimizer),
+      mib(m.optimizer), mib(m.engine), mib(m.data), mib(m.program));
   if (!summary.fused.empty()) out += fmt::format("fused: {}\n", counts(summary.fused));
   for (const std::string& note : summary.notes) out += fmt::format("note: {}\n", note);
   return out;
@@ -118,7 +120,12 @@ std::string plan_json(const PlanSummary& summary) {
       {"scheme", scheme_name(summary.scheme)},
       {"statement", scheme_statement(summary.scheme)},
       {"batch", summary.batch},
+      {"accumulate", summary.accumulate},
       {"steps", summary.steps},
+      {"batches", summary.batches},
+      {"trained_values", summary.trained},
+      {"frozen_values", summary.frozen},
+      {"optimizer", optimizer_kind_name(summary.optimizer)},
       {"operators", ops},
       {"multiply_adds", plan.multiply_adds},
       {"offloaded_multiply_adds", plan.offloaded_multiply_adds},
@@ -133,13 +140,14 @@ std::string plan_json(const PlanSummary& summary) {
         {"theorem_v2_rounds", plan.products == 0
                                   ? 0
                                   : theorem_v2_rounds(static_cast<double>(plan.products) *
-                                                          static_cast<double>(summary.steps),
+                                                          static_cast<double>(summary.batches),
                                                       summary.goal.t)}}},
       {"fused", summary.fused},
       {"notes", summary.notes},
       {"peak_enclave_bytes",
        {{"activations", m.activations},
         {"parameters", m.parameters},
+        {"optimizer", m.optimizer},
         {"engine", m.engine},
         {"data", m.data},
         {"program", m.program},

@@ -157,9 +157,4 @@ void Batcher::fill(std::span<const std::uint32_t> samples, std::uint32_t epoch,
   std::fill(out.begin() + static_cast<std::ptrdiff_t>(samples.size() * elements), out.end(), 0.0F);
 }
 
-void Batcher::labels(std::span<const std::uint32_t> samples, std::vector<std::int32_t>& out) const {
-  out.resize(samples.size());
-  for (std::size_t i = 0; i < samples.size(); ++i) out[i] = data_->labels()[samples[i]];
-}
-
 }  // namespace tempo

@@ -52,9 +52,6 @@ class Batcher {
   void fill(std::span<const std::uint32_t> samples, std::uint32_t epoch,
             std::span<float> out) const;
 
-  // Labels of these samples. Precondition: the data has labels.
-  void labels(std::span<const std::uint32_t> samples, std::vector<std::int32_t>& out) const;
-
  private:
   Batcher() = default;
   void write_sample(std::uint32_t sample, const AugmentChoice& choice, float* out) const;

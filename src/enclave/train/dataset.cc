@@ -1,5 +1,6 @@
 #include "enclave/train/dataset.h"
 
+#include <cstring>
 #include <utility>
 
 namespace tempo {
@@ -42,6 +43,33 @@ void Dataset::set_labels(std::vector<std::int32_t> labels, std::string source) {
   label_source_ = std::move(source);
 }
 
+void Dataset::set_target_values(std::vector<std::byte> bytes, std::size_t offset,
+                                std::int64_t width, std::string source) {
+  TEMPO_ASSERT(width > 0 &&
+               bytes.size() - offset == static_cast<std::size_t>(size_ * width) * sizeof(float));
+  target_bytes_ = std::move(bytes);
+  target_offset_ = offset;
+  target_width_ = width;
+  label_source_ = std::move(source);
+}
+
+void Dataset::copy_target_values(std::int64_t index, float* out) const {
+  TEMPO_ASSERT(index >= 0 && index < size_);
+  const std::size_t row = static_cast<std::size_t>(target_width_) * sizeof(float);
+  std::memcpy(out, target_bytes_.data() + target_offset_ + static_cast<std::size_t>(index) * row,
+              row);
+}
+
+void Dataset::targets(std::span<const std::uint32_t> samples, Targets& out) const {
+  out.labels.resize(has_labels() ? samples.size() : 0);
+  for (std::size_t i = 0; i < out.labels.size(); ++i) out.labels[i] = labels_[samples[i]];
+  const auto width = static_cast<std::size_t>(target_width_);
+  out.values.resize(samples.size() * width);
+  for (std::size_t i = 0; width > 0 && i < samples.size(); ++i) {
+    copy_target_values(samples[i], out.values.data() + i * width);
+  }
+}
+
 Result<SampleShape> model_sample_shape(const Shape& declared_input) {
   if (declared_input.size() == 2 && declared_input[1] > 0) {
     return SampleShape::row(declared_input[1]);
@@ -58,7 +86,7 @@ Result<SampleShape> model_sample_shape(const Shape& declared_input) {
                "export the model with such an input"};
 }
 
-Status check_fits(const Dataset& data, const SampleShape& model_input, std::int64_t classes) {
+Status check_fits(const Dataset& data, const SampleShape& model_input) {
   const bool flattened = !model_input.image && data.shape().elements() == model_input.elements();
   if (data.shape() != model_input && !flattened) {
     return Error{ErrorCode::kBadData,
@@ -67,17 +95,6 @@ Status check_fits(const Dataset& data, const SampleShape& model_input, std::int6
                  model_input.to_string(),
                  data.shape().to_string(),
                  "use data of this shape, or a model made for this data"};
-  }
-  const auto labels = data.labels();
-  for (std::size_t i = 0; i < labels.size(); ++i) {
-    if (labels[i] >= classes) {
-      return Error{ErrorCode::kBadData,
-                   "label out of range",
-                   data.label_source() + ", sample " + std::to_string(i),
-                   "0.." + std::to_string(classes - 1) + " (the model's classes)",
-                   std::to_string(labels[i]),
-                   "correct the label, or use a model with more classes"};
-    }
   }
   return {};
 }

@@ -1,6 +1,7 @@
 // File: enclave/train/dataset.h
 // Samples and labels as they came, one byte or one float a value, without a copy: a data set owns
-// the bytes of the files that it was read from and knows where in them each sample lies.
+// the bytes of the files that it was read from and knows where in them each sample lies. What a
+// sample should give is a label (classes), or a row of values (regression, several yes or no).
 // Thread safety: plain data; any number of threads may read.
 #pragma once
 
@@ -33,6 +34,12 @@ struct SampleShape {
 enum class ValueType { kUint8, kFloat32 };
 std::size_t value_bytes(ValueType type);
 
+// What the samples of a batch should give: one or the other, as the data set has it.
+struct Targets {
+  std::vector<std::int32_t> labels;
+  std::vector<float> values;  // rows, one after the other
+};
+
 class Dataset {
  public:
   // A run of samples in one file: sample i starts at bytes[offset + i * stride]. float32 values are
@@ -61,6 +68,17 @@ class Dataset {
   bool has_labels() const { return !labels_.empty(); }
   // `source`: the file that they are from. Precondition: labels.size() == size().
   void set_labels(std::vector<std::int32_t> labels, std::string source);
+  // Target values: `width` finite float32, little-endian, a sample, in bytes from `offset` on.
+  // Precondition: they fit.
+  void set_target_values(std::vector<std::byte> bytes, std::size_t offset, std::int64_t width,
+                         std::string source);
+  bool has_target_values() const { return target_width_ > 0; }
+  std::int64_t target_width() const { return target_width_; }
+  void copy_target_values(std::int64_t index, float* out) const;
+  // Overwrites `out`. Precondition: every number is below size().
+  void targets(std::span<const std::uint32_t> samples, Targets& out) const;
+
+  // The file that labels or target values are from.
   const std::string& label_source() const { return label_source_; }
 
  private:
@@ -70,6 +88,9 @@ class Dataset {
   std::vector<Part> parts_;
   std::int64_t size_ = 0;
   std::vector<std::int32_t> labels_;
+  std::vector<std::byte> target_bytes_;
+  std::size_t target_offset_ = 0;
+  std::int64_t target_width_ = 0;
   std::string label_source_;
 };
 
@@ -83,8 +104,7 @@ struct Datasets {
 // takes rows accepts images of as many values, in the order C, H, W. Error kBadData.
 Result<SampleShape> model_sample_shape(const Shape& declared_input);
 
-// Whether a data set fits a model: its samples' shape, and every label below `classes`. Error
-// kBadData names the file, the first bad sample and what was expected.
-Status check_fits(const Dataset& data, const SampleShape& model_input, std::int64_t classes);
+// Whether the samples of a data set have the shape that a model wants. Error kBadData.
+Status check_fits(const Dataset& data, const SampleShape& model_input);
 
 }  // namespace tempo

@@ -66,7 +66,7 @@ Status InferencePass::run(const Batcher& batcher, std::int64_t count,
     }
     TEMPO_RETURN_IF_ERROR(executor_->forward(step));
     TEMPO_RETURN_IF_ERROR(
-        on_batch(first, size, executor_->output().first(static_cast<std::size_t>(size * classes))));
+        on_batch(samples, executor_->output().first(static_cast<std::size_t>(size * classes))));
   }
   return {};
 }
@@ -85,7 +85,10 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
   }
   const auto model = describe_model_input(graph);
   if (!model.ok()) return model.error();
-  TEMPO_RETURN_IF_ERROR(check_fits(data, model->sample, model->classes));
+  TEMPO_RETURN_IF_ERROR(check_fits(data, model->sample));
+  if (data.has_labels()) {
+    TEMPO_RETURN_IF_ERROR(check_targets(data, LossKind::kCrossEntropy, model->classes));
+  }
   const auto batcher = Batcher::create(data, normalisation, model->layout, {}, 0, pool);
   if (!batcher.ok()) return batcher.error();
 
@@ -110,9 +113,11 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
   static const std::atomic<bool> kNever{false};
   const auto start = std::chrono::steady_clock::now();
   std::int64_t correct = 0;
-  const auto on_batch = [&](std::int64_t first, std::int64_t count,
+  const auto on_batch = [&](std::span<const std::uint32_t> samples,
                             std::span<const float> outputs) {
     const auto width = static_cast<std::size_t>(model->classes);
+    const auto first = static_cast<std::int64_t>(samples.front());
+    const auto count = static_cast<std::int64_t>(samples.size());
     std::copy(outputs.begin(), outputs.end(),
               predictions.values.begin() + static_cast<std::ptrdiff_t>(first * model->classes));
     for (std::int64_t i = 0; data.has_labels() && i < count; ++i) {

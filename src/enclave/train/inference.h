@@ -38,10 +38,10 @@ class InferencePass {
                                                        EngineFactory& factory, ThreadPool& pool,
                                                        TimeLedger& ledger);
 
-  // Called for every batch, in order: samples first .. first + count - 1 and their outputs,
-  // count x classes.
+  // Called for every batch, in order: its samples, which follow each other, and their outputs,
+  // samples x classes.
   using OnBatch =
-      std::function<Status(std::int64_t first, std::int64_t count, std::span<const float> outputs)>;
+      std::function<Status(std::span<const std::uint32_t> samples, std::span<const float> outputs)>;
 
   // Samples 0 .. count-1. The last batch is filled up with zeros, whose outputs are dropped: in
   // inference no sample sees another. Errors: kInterrupted, the executor's and on_batch's.
@@ -59,7 +59,7 @@ struct Predictions {
   std::vector<float> values;  // samples x classes: the model's output as it is
   std::int64_t samples = 0;
   std::int64_t classes = 0;
-  std::optional<double> accuracy;  // where the data has labels
+  std::optional<double> accuracy;  // where the data has labels (not target values)
   double seconds = 0;
 };
 

@@ -71,16 +71,19 @@ Error missing(std::string_view name, std::string_view because_of) {
           "send this file too"};
 }
 
+Status check_label_count(const std::string& name, std::int64_t labels, std::int64_t samples) {
+  if (labels == samples) return {};
+  return Error{ErrorCode::kBadData,
+               "as many labels as samples are needed",
+               name,
+               std::to_string(samples) + " labels",
+               std::to_string(labels),
+               "send the two files that belong together"};
+}
+
 Status check_labels(const std::string& name, std::span<const std::int32_t> labels,
                     std::int64_t samples, std::int32_t classes) {
-  if (static_cast<std::int64_t>(labels.size()) != samples) {
-    return Error{ErrorCode::kBadData,
-                 "as many labels as samples are needed",
-                 name,
-                 std::to_string(samples) + " labels",
-                 std::to_string(labels.size()),
-                 "send the two files that belong together"};
-  }
+  TEMPO_RETURN_IF_ERROR(check_label_count(name, static_cast<std::int64_t>(labels.size()), samples));
   for (std::size_t i = 0; i < labels.size(); ++i) {
     if (labels[i] >= classes) {
       return Error{ErrorCode::kBadData,
@@ -184,9 +187,34 @@ Status check_finite(const std::string& name, const std::byte* values, std::size_
   return {};
 }
 
+Status add_npy_labels(NamedFile file, Dataset& data) {
+  const auto array = parse_npy(file.name, file.bytes);
+  if (!array.ok()) return array.error();
+  if (array->type != NpyType::kFloat32) {
+    auto labels = npy_labels(file.name, *array, file.bytes);
+    if (!labels.ok()) return labels.error();
+    TEMPO_RETURN_IF_ERROR(
+        check_labels(file.name, *labels, data.size(), std::numeric_limits<std::int32_t>::max()));
+    data.set_labels(std::move(*labels), file.name);
+    return {};
+  }
+  const auto& dims = array->shape;
+  if (dims.size() > 2) {
+    return Error{ErrorCode::kBadData, "unsupported shape of labels", file.name,
+                 "(N) or (N,K)",      shape_to_string(dims),         "reshape the array"};
+  }
+  TEMPO_RETURN_IF_ERROR(check_label_count(file.name, dims[0], data.size()));
+  const std::int64_t width = dims.size() == 2 ? dims[1] : 1;
+  TEMPO_RETURN_IF_ERROR(check_finite(file.name, file.bytes.data() + array->offset,
+                                     static_cast<std::size_t>(dims[0] * width),
+                                     static_cast<std::size_t>(width)));
+  data.set_target_values(std::move(file.bytes), array->offset, width, file.name);
+  return {};
+}
+
 Result<Dataset> load_npy(Files& files, std::string_view x_name, std::string_view y_name) {
   auto x = files.take(x_name);
-  const auto y = files.take(y_name);
+  auto y = files.take(y_name);
   if (!x) {
     if (y) return missing(x_name, y_name);
     return Dataset();
@@ -218,15 +246,7 @@ Result<Dataset> load_npy(Files& files, std::string_view x_name, std::string_view
   }
   Dataset data = one_file(std::move(*x), shape, is_float ? ValueType::kFloat32 : ValueType::kUint8,
                           array->offset, count);
-  if (y) {
-    const auto parsed = parse_npy(y->name, y->bytes);
-    if (!parsed.ok()) return parsed.error();
-    auto labels = npy_labels(y->name, *parsed, y->bytes);
-    if (!labels.ok()) return labels.error();
-    TEMPO_RETURN_IF_ERROR(
-        check_labels(y->name, *labels, count, std::numeric_limits<std::int32_t>::max()));
-    data.set_labels(std::move(*labels), y->name);
-  }
+  if (y) TEMPO_RETURN_IF_ERROR(add_npy_labels(std::move(*y), data));
   return data;
 }
 

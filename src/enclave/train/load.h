@@ -7,7 +7,8 @@
 //   npy            x.npy, y.npy                                  x_test.npy, y_test.npy
 //
 // Files are uncompressed. Either set may be missing; so may the labels of idx and npy (enough for
-// predictions). npy samples are float32 or uint8, (N,C,H,W) or (N,F).
+// predictions). npy samples are float32 or uint8, (N,C,H,W) or (N,F); labels are integers (N), or
+// float32 target values, (N) or (N,K).
 #pragma once
 
 #include <vector>

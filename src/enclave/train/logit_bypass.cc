@@ -1,4 +1,4 @@
-#include "enclave/train/softmax_bypass.h"
+#include "enclave/train/logit_bypass.h"
 
 #include <algorithm>
 #include <optional>
@@ -39,9 +39,10 @@ bool passes_on(const Graph& graph, const Shapes& shapes, const Node& node) {
 
 }  // namespace
 
-Result<SoftmaxBypass> SoftmaxBypass::apply(Graph& graph) {
-  SoftmaxBypass bypass(graph);
-  if (graph.outputs.size() != 1) return bypass;
+Result<LogitBypass> LogitBypass::apply(Graph& graph, LossKind loss) {
+  LogitBypass bypass(graph);
+  if (graph.outputs.size() != 1 || loss == LossKind::kMse) return bypass;
+  const std::string_view function = loss == LossKind::kBce ? "Sigmoid" : "Softmax";
   constexpr std::int64_t kAnyBatch = 2;
   const auto shapes = infer_shapes(graph, kAnyBatch);
   if (!shapes.ok()) return shapes.error();
@@ -52,19 +53,20 @@ Result<SoftmaxBypass> SoftmaxBypass::apply(Graph& graph) {
     const auto at = producer_of(graph, tensor);
     if (!at) return bypass;
     const Node& node = graph.nodes[*at];
-    const bool is_softmax = node.op_type == "Softmax";
-    if (node.inputs.empty() || (!is_softmax && !passes_on(graph, *shapes, node))) return bypass;
+    const bool is_function = node.op_type == function;
+    if (node.inputs.empty() || (!is_function && !passes_on(graph, *shapes, node))) return bypass;
     shared = shared || uses_of(graph, tensor) > (tensor == graph.outputs[0] ? 0 : 1);
     chain.push_back(*at);
     tensor = node.inputs[0];
-    if (!is_softmax) continue;
-    if (over_classes(node) && !shared) break;
+    if (!is_function) continue;
+    const bool fits = loss == LossKind::kBce || over_classes(node);
+    if (fits && !shared) break;
     return Error{ErrorCode::kUnsupportedModel,
-                 "the model's last Softmax cannot be trained",
+                 "the model's last " + node.op_type + " cannot be trained",
                  node.name,
                  "one over the classes (axis 1 or -1) that nothing else reads",
-                 over_classes(node) ? "one that other nodes read" : "one over the batch",
-                 "export the model without its last Softmax"};
+                 fits ? "one that other nodes read" : "one over the batch",
+                 "export the model without its last " + node.op_type};
   }
   std::sort(chain.begin(), chain.end());
   for (const std::size_t at : chain) bypass.removed_.emplace_back(at, graph.nodes[at]);
@@ -76,12 +78,12 @@ Result<SoftmaxBypass> SoftmaxBypass::apply(Graph& graph) {
   return bypass;
 }
 
-SoftmaxBypass::SoftmaxBypass(SoftmaxBypass&& other) noexcept
+LogitBypass::LogitBypass(LogitBypass&& other) noexcept
     : graph_(other.graph_), output_(other.output_), removed_(std::move(other.removed_)) {
   other.removed_.clear();
 }
 
-SoftmaxBypass::~SoftmaxBypass() {
+LogitBypass::~LogitBypass() {
   if (removed_.empty()) return;
   for (auto& [at, node] : removed_) {
     graph_->nodes.insert(graph_->nodes.begin() + static_cast<std::ptrdiff_t>(at), std::move(node));

@@ -39,7 +39,7 @@ Error bad_npy(const std::string& name, std::string what, std::string expected, s
           std::move(expected),
           std::move(got),
           "save it with numpy.save(file, numpy.ascontiguousarray(array)), as float32 or uint8 "
-          "(samples) or an integer type (labels)"};
+          "(samples), an integer type or float32 (labels)"};
 }
 
 // Reads the dict literal. Every function advances past what it accepts and nothing else.

@@ -1,101 +1,131 @@
-#include "enclave/train/sgd.h"
+#include "enclave/train/optimizer.h"
 
-#include <algorithm>
 #include <cmath>
 #include <string>
-#include <utility>
 
 namespace tempo {
 namespace {
 
-constexpr std::size_t kElementsPerPiece = 16384;  // 192 KiB of three streams: stays in L2
-
-}  // namespace
-
-struct Sgd::Piece {
-  std::size_t parameter;  // position in parameters_
-  std::size_t begin;
-  std::size_t end;
-};
-
-void sgd_update(std::span<float> weights, std::span<const float> gradient,
-                std::span<float> velocity, double rate, const SgdOptions& options) {
-  TEMPO_ASSERT(gradient.size() == weights.size());
-  const auto decay = static_cast<float>(options.weight_decay);
-  const auto momentum = static_cast<float>(options.momentum);
-  const auto step = static_cast<float>(rate);
-  float* __restrict w = weights.data();
-  const float* __restrict g = gradient.data();
-  if (velocity.empty()) {
-    for (std::size_t i = 0; i < weights.size(); ++i) w[i] -= step * (g[i] + decay * w[i]);
+void sgd_update(const OptimizerSpec& spec, const UpdateStep& step, const UpdateRun& run) {
+  const auto decay = static_cast<float>(spec.weight_decay);
+  const auto momentum = static_cast<float>(spec.momentum);
+  const auto rate = static_cast<float>(step.rate);
+  const auto scale = static_cast<float>(step.scale);
+  const std::size_t size = run.weights.size();
+  float* __restrict w = run.weights.data();
+  const float* __restrict g = run.gradient.data();
+  if (run.first.empty()) {
+    for (std::size_t i = 0; i < size; ++i) w[i] -= rate * (scale * g[i] + decay * w[i]);
     return;
   }
-  TEMPO_ASSERT(velocity.size() == weights.size());
-  float* __restrict v = velocity.data();
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    const float moved = momentum * v[i] + (g[i] + decay * w[i]);
+  float* __restrict v = run.first.data();
+  for (std::size_t i = 0; i < size; ++i) {
+    const float moved = momentum * v[i] + (scale * g[i] + decay * w[i]);
     v[i] = moved;
-    w[i] -= step * moved;
+    w[i] -= rate * moved;
   }
 }
 
-Result<Sgd> Sgd::create(Graph& graph, const SgdOptions& options, ThreadPool& pool) {
-  const auto bad = [](const char* where, double got) {
+void adam_update(const OptimizerSpec& spec, const UpdateStep& step, const UpdateRun& run) {
+  const bool is_decoupled = spec.kind == OptimizerKind::kAdamW;
+  const auto t = static_cast<double>(step.number);
+  const auto keep = static_cast<float>(is_decoupled ? 1 - step.rate * spec.weight_decay : 1);
+  const auto decay = static_cast<float>(is_decoupled ? 0 : spec.weight_decay);
+  const auto scale = static_cast<float>(step.scale);
+  const auto beta1 = static_cast<float>(spec.beta1);
+  const auto beta2 = static_cast<float>(spec.beta2);
+  const auto rest1 = static_cast<float>(1 - spec.beta1);
+  const auto rest2 = static_cast<float>(1 - spec.beta2);
+  const auto rate = static_cast<float>(step.rate / (1 - std::pow(spec.beta1, t)));
+  const auto inverse_root = static_cast<float>(1 / std::sqrt(1 - std::pow(spec.beta2, t)));
+  const auto epsilon = static_cast<float>(spec.epsilon);
+  const std::size_t size = run.weights.size();
+  float* __restrict w = run.weights.data();
+  float* __restrict m = run.first.data();
+  float* __restrict v = run.second.data();
+  const float* __restrict gradient = run.gradient.data();
+  for (std::size_t i = 0; i < size; ++i) {
+    const float kept = keep * w[i];
+    const float g = scale * gradient[i] + decay * kept;
+    m[i] = beta1 * m[i] + rest1 * g;
+    v[i] = beta2 * v[i] + rest2 * (g * g);
+    w[i] = kept - rate * m[i] / (std::sqrt(v[i]) * inverse_root + epsilon);
+  }
+}
+
+Status check(const OptimizerSpec& spec) {
+  const auto bad = [](const char* where, const char* expected, double got) -> Status {
     return Error{ErrorCode::kUsage,
                  "the optimiser's setting makes no sense",
                  where,
-                 "a finite number, 0 or more",
+                 expected,
                  std::to_string(got),
                  "correct this value"};
   };
-  if (!(options.momentum >= 0 && std::isfinite(options.momentum))) {
-    return bad("momentum", options.momentum);
+  const auto is_fraction = [](double beta) { return beta >= 0 && beta < 1; };
+  if (!(spec.momentum >= 0 && std::isfinite(spec.momentum))) {
+    return bad("momentum", "a finite number, 0 or more", spec.momentum);
   }
-  if (!(options.weight_decay >= 0 && std::isfinite(options.weight_decay))) {
-    return bad("weight decay", options.weight_decay);
+  if (!(spec.weight_decay >= 0 && std::isfinite(spec.weight_decay))) {
+    return bad("weight decay", "a finite number, 0 or more", spec.weight_decay);
   }
-  return Sgd(graph, options, pool);
+  if (!is_fraction(spec.beta1)) return bad("beta1", "0 or more, below 1", spec.beta1);
+  if (!is_fraction(spec.beta2)) return bad("beta2", "0 or more, below 1", spec.beta2);
+  if (!(spec.epsilon > 0 && std::isfinite(spec.epsilon))) {
+    return bad("epsilon", "a finite number above 0", spec.epsilon);
+  }
+  return {};
 }
 
-Sgd::Sgd(Graph& graph, const SgdOptions& options, ThreadPool& pool)
-    : graph_(&graph), options_(options), pool_(&pool) {
-  for (std::size_t i = 0; i < graph.tensors.size(); ++i) {
-    if (graph.tensors[i].kind != TensorKind::kParameter) continue;
-    parameters_.push_back(static_cast<TensorId>(i));
-    velocity_.emplace_back(options.momentum == 0 ? 0 : graph.tensors[i].floats.size());
-  }
+}  // namespace
+
+int optimizer_state_values(const OptimizerSpec& spec) {
+  if (spec.kind != OptimizerKind::kSgd) return 2;
+  return spec.momentum == 0 ? 0 : 1;
 }
 
-void Sgd::step(double rate, const std::function<std::span<const float>(TensorId)>& gradient_of) {
-  std::vector<std::span<const float>> gradients;
-  std::vector<Piece> pieces;
-  for (std::size_t k = 0; k < parameters_.size(); ++k) {
-    const auto& weights = graph_->tensors[static_cast<std::size_t>(parameters_[k])].floats;
-    gradients.push_back(gradient_of(parameters_[k]));
-    TEMPO_ASSERT(gradients.back().size() == weights.size());
-    for (std::size_t begin = 0; begin < weights.size(); begin += kElementsPerPiece) {
-      pieces.push_back({k, begin, std::min(weights.size(), begin + kElementsPerPiece)});
+void update(const OptimizerSpec& spec, const UpdateStep& step, const UpdateRun& run) {
+  const int states = optimizer_state_values(spec);
+  const std::size_t size = run.weights.size();
+  TEMPO_ASSERT(run.gradient.size() == size && run.first.size() == (states > 0 ? size : 0) &&
+               run.second.size() == (states > 1 ? size : 0));
+  spec.kind == OptimizerKind::kSgd ? sgd_update(spec, step, run) : adam_update(spec, step, run);
+}
+
+Result<Optimizer> Optimizer::create(const Parameters& parameters, const OptimizerSpec& spec) {
+  TEMPO_RETURN_IF_ERROR(check(spec));
+  return Optimizer(parameters, spec);
+}
+
+Optimizer::Optimizer(const Parameters& parameters, const OptimizerSpec& spec)
+    : parameters_(&parameters), spec_(spec), state_(parameters.size()) {
+  const auto states = static_cast<std::size_t>(optimizer_state_values(spec));
+  for (std::size_t k = 0; k < state_.size(); ++k) {
+    for (std::size_t s = 0; s < states; ++s) {
+      state_[k][s] = AlignedBuffer<float>(parameters.weights(k).size());
     }
   }
-  pool_->parallel_for(
-      static_cast<std::int64_t>(pieces.size()), 1, [&](std::int64_t first, std::int64_t last) {
-        for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(last); ++i) {
-          const Piece& piece = pieces[i];
-          auto& weights = graph_->tensors[static_cast<std::size_t>(parameters_[piece.parameter])];
-          auto& velocity = velocity_[piece.parameter];
-          const std::size_t size = piece.end - piece.begin;
-          sgd_update(
-              std::span(weights.floats).subspan(piece.begin, size),
-              gradients[piece.parameter].subspan(piece.begin, size),
-              velocity.empty() ? std::span<float>() : velocity.span().subspan(piece.begin, size),
-              rate, options_);
-        }
-      });
 }
 
-std::uint64_t Sgd::state_bytes() const {
+void Optimizer::step(double rate, const Gradients& gradients, double scale) {
+  TEMPO_ASSERT(gradients.size() == state_.size());
+  const UpdateStep step{rate, scale, ++steps_};
+  parameters_->for_each_piece([&](const Parameters::Piece& piece, std::size_t /*number*/) {
+    const auto part = [&piece](AlignedBuffer<float>& state) {
+      return state.empty() ? std::span<float>() : piece.of(state.span());
+    };
+    auto& [first, second] = state_[piece.parameter];
+    update(spec_, step,
+           {piece.of(parameters_->weights(piece.parameter)), piece.of(gradients[piece.parameter]),
+            part(first), part(second)});
+  });
+}
+
+std::uint64_t Optimizer::state_bytes() const {
   std::uint64_t bytes = 0;
-  for (const auto& velocity : velocity_) bytes += velocity.size() * sizeof(float);
+  for (const auto& [first, second] : state_) {
+    bytes += (first.size() + second.size()) * sizeof(float);
+  }
   return bytes;
 }
 

@@ -1,12 +1,20 @@
-// File: enclave/train/sgd.h
-// Stochastic gradient descent with momentum and weight decay, as torch.optim.SGD computes it with
-// dampening 0 and without Nesterov's term:
-//   g = gradient + weight_decay * w;  v = momentum * v + g;  w = w - rate * v
-// The state v begins at zero and lives in enclave memory; without momentum there is none.
+// File: enclave/train/optimizer.h
+// How weights follow gradients, as PyTorch computes it. With g = scale * gradient, t counting steps
+// from 1, and states that begin at zero:
+//
+//   sgd    torch.optim.SGD, dampening 0, without Nesterov's term
+//          g = g + decay * w;  v = momentum * v + g;  w = w - rate * v
+//   adam   torch.optim.Adam, without amsgrad
+//          g = g + decay * w
+//          m = beta1 * m + (1 - beta1) * g;  v = beta2 * v + (1 - beta2) * g^2
+//          w = w - rate / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
+//   adamw  torch.optim.AdamW: w = w - rate * decay * w first, then adam without decay
+//
+// States live in enclave memory: one value a weight for sgd (none without momentum), else two.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -14,41 +22,47 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "enclave/graph/graph.h"
+#include "enclave/train/parameters.h"
+#include "wire/job.h"
 
 namespace tempo {
 
-struct SgdOptions {
-  double momentum = 0;
-  double weight_decay = 0;  // on every parameter
-};
+// Values of state that a weight has: 0 to 2.
+int optimizer_state_values(const OptimizerSpec& spec);
 
-// One pass over memory. A precondition: all spans have the same size, or velocity is empty
-// (momentum 0).
-void sgd_update(std::span<float> weights, std::span<const float> gradient,
-                std::span<float> velocity, double rate, const SgdOptions& options);
-
-// Updates all parameters (TensorKind::kParameter) of a graph, which must outlive it. One thread at
-// a time.
-class Sgd {
+// One thread at a time.
+class Optimizer {
  public:
-  // Error kUsage: a negative or non-finite momentum or weight decay.
-  static Result<Sgd> create(Graph& graph, const SgdOptions& options, ThreadPool& pool);
+  // `parameters` must outlive it. Error kUsage: a setting that makes no sense.
+  static Result<Optimizer> create(const Parameters& parameters, const OptimizerSpec& spec);
 
-  // gradient_of(parameter) is called once for each parameter, by the calling thread, and gives as
-  // many values as the parameter has, valid until step() returns.
-  void step(double rate, const std::function<std::span<const float>(TensorId)>& gradient_of);
+  // Updates every parameter by `scale` times its gradient.
+  void step(double rate, const Gradients& gradients, double scale = 1);
 
   std::uint64_t state_bytes() const;
 
  private:
-  struct Piece;  // of one parameter: a chunk of work
-  Sgd(Graph& graph, const SgdOptions& options, ThreadPool& pool);
+  Optimizer(const Parameters& parameters, const OptimizerSpec& spec);
 
-  Graph* graph_;
-  SgdOptions options_;
-  ThreadPool* pool_;
-  std::vector<TensorId> parameters_;
-  std::vector<AlignedBuffer<float>> velocity_;  // by position in parameters_
+  const Parameters* parameters_;
+  OptimizerSpec spec_;
+  std::int64_t steps_ = 0;
+  std::vector<std::array<AlignedBuffer<float>, 2>> state_;  // by parameter
 };
+
+// One update of a run of weights: what Optimizer does to every piece. All spans have the same size;
+// the states that optimizer_state_values() does not count are empty.
+struct UpdateStep {
+  double rate = 0;
+  double scale = 1;         // of the gradient
+  std::int64_t number = 1;  // from 1
+};
+struct UpdateRun {
+  std::span<float> weights;
+  std::span<const float> gradient;
+  std::span<float> first;   // v of sgd, m of adam
+  std::span<float> second;  // v of adam
+};
+void update(const OptimizerSpec& spec, const UpdateStep& step, const UpdateRun& run);
 
 }  // namespace tempo
