@@ -197,6 +197,68 @@ TEST_F(ProcessTest, ATransformerTrainsToo) {
   EXPECT_EQ(tempo["checks"]["failed"], 0);
 }
 
+// The values of an initializer of an ONNX file.
+std::string initializer(const std::string& path, const std::string& name) {
+  onnx::ModelProto model;
+  EXPECT_TRUE(model.ParseFromString(read_file(path)));
+  for (const onnx::TensorProto& tensor : model.graph().initializer()) {
+    if (tensor.name() == name) return tensor.raw_data();
+  }
+  ADD_FAILURE() << name;
+  return "";
+}
+
+TEST_F(ProcessTest, FineTunesWithEverythingAtOnce) {
+  const std::string model = make_model("resnet20");
+  const auto tune = [&](const std::string& scheme) {
+    return train(model, {"--steps",           "4",   "--scheme",    scheme,  "--batch",  "16",
+                         "--accumulate",      "2",   "--optimizer", "adamw", "--lr",     "0.001",
+                         "--weight-decay",    "0.1", "--clip-norm", "0.5",   "--freeze", "stem.*",
+                         "--label-smoothing", "0.1"});
+  };
+  const json local = tune("local");
+  const json tempo = tune("tempo");
+  EXPECT_LT(largest_difference(local["loss"], tempo["loss"]), 1e-3);
+  EXPECT_EQ(tempo["images"], 4 * 32);
+  EXPECT_EQ(tempo["accumulate"], 2);
+  EXPECT_EQ(tempo["optimizer"]["name"], "adamw");
+  EXPECT_EQ(tempo["checks"]["failed"], 0);
+  EXPECT_EQ(tempo["model"]["frozen"], 16 * 9 + 2 * 16);
+  const std::string trained = (work_ / "out.onnx").string();
+  for (const char* frozen : {"stem.conv.weight", "stem.bn.weight", "stem.bn.bias"}) {
+    EXPECT_EQ(initializer(trained, frozen), initializer(model, frozen)) << frozen;
+  }
+  EXPECT_NE(initializer(trained, "stage1.0.1.conv.weight"),
+            initializer(model, "stage1.0.1.conv.weight"));
+  // As in PyTorch, statistics of frozen layers go on, unless they are frozen too.
+  EXPECT_NE(initializer(trained, "stem.bn.running_mean"),
+            initializer(model, "stem.bn.running_mean"));
+}
+
+TEST_F(ProcessTest, LearnsValuesAndSeveralAnswers) {
+  const std::string model = make_model("mlp");
+  std::vector<float> bars(kTrainSamples * kClasses, 0.0F);
+  const std::string labels = read_file(work_ / "y.npy");
+  for (std::size_t i = 0; i < kTrainSamples; ++i) {
+    std::int64_t label = 0;
+    std::memcpy(&label, labels.data() + labels.size() - (kTrainSamples - i) * 8, 8);
+    bars[i * kClasses + static_cast<std::size_t>(label)] = 1;
+  }
+  write_npy(work_ / "bars.npy", "<f4", "(320, 4)", bars);
+  const std::string x = (work_ / "x.npy").string();
+  const std::string y = (work_ / "bars.npy").string();
+  const std::string both = "npy:" + x + "," + y + "," + x + "," + y;
+  for (const char* loss : {"mse", "bce"}) {
+    const json r = train(model, {"--loss", loss, "--data", both, "--optimizer", "adam", "--lr",
+                                 "0.003", "--epochs", "4"});
+    const bool is_mse = std::string(loss) == "mse";
+    EXPECT_EQ(r["accuracy"].size(), is_mse ? 0U : 4U);
+    EXPECT_EQ(r["mean_absolute_error"].size(), is_mse ? 4U : 0U);
+    EXPECT_LT(r["test_loss"][3].get<double>(), 0.5 * r["loss"][0].get<double>()) << loss;
+    EXPECT_GT(r["checks"]["done"].get<int>(), 0);
+  }
+}
+
 TEST_F(ProcessTest, AWorkerKilledInTheMiddleOfAStepCostsNothing) {
   const std::string model = make_model("resnet20");
   const json calm = train(model, {"--steps", "2"});
@@ -307,6 +369,9 @@ TEST_F(ProcessTest, BadInputGetsOneClearLineAndItsExitCode) {
       {"worker that does not start", {"--worker-program", "/bin/false"}, 7, "worker"},
       {"output not writable", {"-o", "/nonexistent/out.onnx"}, 13, "/nonexistent"},
       {"diverging", {"--lr", "1e6"}, 12, "loss"},
+      {"pattern without a parameter", {"--freeze", "fc0.*"}, 2, "fc1.weight"},
+      {"nothing to train", {"--freeze", "*"}, 2, "nothing is left"},
+      {"labels of another loss", {"--loss", "mse"}, 6, "float32"},
       {"goal out of reach", {"--tamper-size", "1e-6"}, 2, "soundness"},
   };
   for (const Case& c : cases) {
