@@ -364,6 +364,53 @@ TEST(Trainer, AccumulatedBatchesMakeTheStepOfOneLargeBatch) {
   EXPECT_EQ(pieces.batches, (std::vector<std::int64_t>{16, 4, 16}));
 }
 
+Graph mlp_with_norm() {
+  return GraphBuilder({kBatchDim, 2})
+      .gemm(2, 8, 0.7F)
+      .batch_norm(8)
+      .simple("Relu")
+      .gemm(8, 3, 0.4F)
+      .build();
+}
+
+std::vector<std::vector<float>> statistics_of(const Graph& graph) {
+  std::vector<std::vector<float>> statistics;
+  for (const char* name : {"M6", "V7"}) {
+    statistics.push_back(graph.tensors[static_cast<std::size_t>(graph.find(name))].floats);
+  }
+  return statistics;
+}
+
+// With weights that stay as they are, the running statistics tell what was normalised together.
+TEST(Trainer, NormalizesEachAccumulatedBatchOnItsOwn) {
+  const Datasets data{toy_points(96, 0), {}};
+  const auto statistics_after = [&](std::int64_t batch, std::int64_t accumulate) {
+    JobSpec spec = toy_spec();
+    spec.learning_rate = 0;
+    spec.epochs = 1;
+    spec.batch = batch;
+    spec.accumulate = accumulate;
+    Graph graph = mlp_with_norm();
+    EXPECT_TRUE(train(graph, data, spec).status.ok());
+    return statistics_of(graph);
+  };
+  EXPECT_EQ(statistics_after(16, 3), statistics_after(16, 1));
+  EXPECT_NE(statistics_after(48, 1), statistics_after(16, 1));
+}
+
+TEST(Trainer, FrozenNormalizationsKeepTheirStatisticsWhenAsked) {
+  const Datasets data{toy_points(96, 0), {}};
+  const auto initial = statistics_of(mlp_with_norm());
+  for (const bool keeps : {false, true}) {
+    Graph graph = mlp_with_norm();
+    ASSERT_TRUE(freeze_parameters(graph, {{"Gemm0", "BatchNormalization1"}, {}, keeps}).ok());
+    const Outcome outcome = train(graph, data, toy_spec());
+    ASSERT_TRUE(outcome.status.ok());
+    EXPECT_LT(outcome.history.loss.back(), outcome.history.loss.front());
+    EXPECT_EQ(statistics_of(graph) == initial, keeps);
+  }
+}
+
 TEST(Trainer, TopFiveWhereThereAreMoreThanFiveClasses) {
   const Datasets data{toy_points(60, 0), toy_points(30, 50)};
   Graph wide = GraphBuilder({kBatchDim, 2}).gemm(2, 6, 0.5F).build();
