@@ -63,7 +63,8 @@ class Trainer {
  public:
   // What it takes must outlive it; the graph is changed by training and may be exported after the
   // trainer is gone. An empty data.test skips evaluation. All executors are made here, so that a
-  // lack of memory shows before the first step.
+  // lack of memory shows before the first step. What spec.frozen names must be frozen by then
+  // (freeze.h).
   // Errors: kUsage (settings that make no sense), kBadData (no training samples, no labels, data
   // that does not fit model or loss), kUnsupportedModel, kBadModel, those of the factory.
   static Result<std::unique_ptr<Trainer>> create(Graph& graph, const Datasets& data,
@@ -83,7 +84,6 @@ class Trainer {
 
   std::int64_t total_steps() const { return length_.steps; }
   std::int64_t classes() const { return classes_; }
-  std::uint64_t optimizer_bytes() const { return optimizer_->state_bytes(); }
 
  private:
   struct Epoch;

@@ -610,6 +610,22 @@ TEST(Infer, GivesTheModelsOutputForEverySample) {
   EXPECT_EQ(stopped.error().code, ErrorCode::kInterrupted);
 }
 
+TEST(Infer, DoesNotScoreTargetValues) {
+  ThreadPool pool(1);
+  TimeLedger ledger;
+  LocalFactory factory(pool, ledger);
+  Graph graph = mlp();
+  std::vector<Dataset::Part> parts(1);
+  parts[0] = {test::Bytes(40), 0, 8, 5};
+  Dataset data("x", SampleShape::row(2), ValueType::kFloat32, std::move(parts));
+  test::Bytes values;
+  test::append_values(values, std::vector<float>(5, 0.5F));
+  data.set_target_values(std::move(values), 0, 1, "y");
+  const auto predictions = infer(graph, data, identity(), {}, factory, pool, ledger);
+  ASSERT_TRUE(predictions.ok()) << predictions.error().one_line();
+  EXPECT_FALSE(predictions->accuracy.has_value());
+}
+
 TEST(Infer, RefusesDataThatDoesNotFit) {
   ThreadPool pool(1);
   TimeLedger ledger;
