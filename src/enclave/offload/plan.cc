@@ -147,6 +147,8 @@ void place(const PlanOptions& options, OpPlan& plan) {
       static_cast<std::uint64_t>(std::max(plan.op.geometry.n(), plan.op.geometry.m()));
   if (!offloads(options.scheme)) {
     plan.reason = "scheme local";
+  } else if (plan.op.geometry.groups > 1) {
+    plan.reason = "grouped convolution";
   } else if (widest_row > options.max_slot_bytes / sizeof(float)) {
     plan.reason = "one row is larger than a slot of the ring";
   } else if (options.policy == OffloadPolicy::kNone) {
@@ -260,7 +262,7 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
   for (const LinearOp& op : ops) {
     OpPlan entry;
     entry.op = op;
-    if (offloads(options.scheme)) {
+    if (offloads(options.scheme) && op.geometry.groups == 1) {
       cut_into_tiles(options, entry);
       if (options.mode == StepMode::kTraining) {
         group_gradients(options.max_gradient_inner, entry);
