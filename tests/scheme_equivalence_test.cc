@@ -15,6 +15,7 @@
 #include "enclave/graph/onnx.h"
 #include "enclave/job/engines.h"
 #include "enclave/nn/executor.h"
+#include "enclave/nn/graph_builder.h"
 #include "enclave/obfuscation/seeded_random.h"
 #include "enclave/offload/fake_link.h"
 #include "enclave/offload/im2col.h"
@@ -300,10 +301,7 @@ Result<OnnxModel> make_model(const std::string& kind) {
   return OnnxModel::import(*file, {});
 }
 
-TEST_P(SchemeEquivalence, GradientsAgreeAlongARun) {
-  auto model = make_model(GetParam());
-  ASSERT_TRUE(model.ok()) << model.error().one_line();
-  Graph& graph = model->graph;
+void expect_equal_gradients_along_a_run(Graph& graph, const std::string& name) {
   show_last_mask(graph);
 
   Runner local(graph, "local");
@@ -352,9 +350,32 @@ TEST_P(SchemeEquivalence, GradientsAgreeAlongARun) {
     EXPECT_GT(runner->stats().checks_done, 0U);
     EXPECT_EQ(runner->stats().checks_failed, 0U);
     std::printf("%s, %s: largest relative distance of a gradient at %d points: %.2e\n",
-                GetParam().c_str(), scheme.c_str(), compared[scheme], worst[scheme]);
+                name.c_str(), scheme.c_str(), compared[scheme], worst[scheme]);
   }
-  std::printf("%s: %d points lay on a kink and were replaced\n", GetParam().c_str(), kinks);
+  std::printf("%s: %d points lay on a kink and were replaced\n", name.c_str(), kinks);
+}
+
+TEST_P(SchemeEquivalence, GradientsAgreeAlongARun) {
+  auto model = make_model(GetParam());
+  ASSERT_TRUE(model.ok()) << model.error().one_line();
+  expect_equal_gradients_along_a_run(model->graph, GetParam());
+}
+
+// An inverted residual of MobileNetV2 (Sandler et al., 2018): its depthwise convolution stays
+// inside, between products that workers do.
+TEST(GroupedConvolutions, GradientsAgreeAlongARun) {
+  GraphBuilder b;
+  const auto relu6 = [&](TensorId x) {
+    return b.node("Clip", {x, b.filled({}, 0, TensorKind::kConstant),
+                           b.filled({}, 6, TensorKind::kConstant)});
+  };
+  const TensorId x = relu6(b.batch_norm(b.conv(b.input({1, 28, 28}), 1, 16, 3, 2, 1, 0.8F), 16));
+  TensorId y = relu6(b.batch_norm(b.conv(x, 16, 64, 1, 1, 0, 0.6F), 64));
+  y = relu6(b.batch_norm(b.conv(y, 64, 64, 3, 1, 1, 0.8F, false, 64), 64));
+  y = b.batch_norm(b.conv(y, 64, 16, 1, 1, 0, 0.3F), 16);
+  y = b.node("Flatten", {b.node("GlobalAveragePool", {b.add(x, y)})});
+  Graph graph = b.finish(b.gemm(y, 16, kClasses, 0.6F));
+  expect_equal_gradients_along_a_run(graph, "inverted residual");
 }
 
 // The losses of a whole training run in one way of computing.

@@ -262,9 +262,9 @@ TEST(Opset, OutsideTheRange) {
 
 TEST(Unsupported, AllNodesAtOnce) {
   onnx::ModelProto model = empty_model({0, 4, 6, 6}, 17);
-  add_floats(&model, "w", {4, 2, 3, 3});
-  add_int(add_node(&model, "Conv", {"x", "w"}, {"grouped"}), "group", 2);
-  add_node(&model, "Gelu", {"grouped"}, {"gelu"});
+  add_floats(&model, "w", {4, 4, 3});
+  add_node(&model, "Conv", {"x", "w"}, {"line"});
+  add_node(&model, "Gelu", {"line"}, {"gelu"});
   add_node(&model, "Relu", {"gelu"}, {"fine"});
   add_node(&model, "Fused", {"fine"}, {"vendor"})->set_domain("com.example");
   add_node(&model, "Shape", {"vendor"}, {"shape"});
@@ -279,7 +279,7 @@ TEST(Unsupported, AllNodesAtOnce) {
   const std::string line = failure(model).one_line();
   EXPECT_EQ(failure(model).code, ErrorCode::kUnsupportedModel);
   EXPECT_THAT(line, HasSubstr("4 nodes are not supported"));
-  EXPECT_THAT(line, HasSubstr("grouped_node (Conv, opset 17, forward)"));
+  EXPECT_THAT(line, HasSubstr("line_node (Conv, opset 17, forward): only two-dimensional"));
   EXPECT_THAT(line, HasSubstr("gelu_node (Gelu, opset 17, forward)"));
   EXPECT_THAT(line, HasSubstr("vendor_node (Fused, opset 17, forward): operators of domain "
                               "com.example"));

@@ -14,7 +14,7 @@ double mib(std::uint64_t bytes) {
 std::string lowering(const ConvGeometry& g) {
   if (g.is_fully_connected()) return "dense";
   if (g.is_direct()) return "1x1";
-  return fmt::format("im2col {}x{}{}", g.kernel_h, g.kernel_w,
+  return fmt::format("{} {}x{}{}", g.groups > 1 ? "grouped" : "im2col", g.kernel_h, g.kernel_w,
                      g.stride_h > 1 ? fmt::format("/{}", g.stride_h) : "");
 }
 
@@ -99,6 +99,7 @@ std::string plan_json(const PlanSummary& summary) {
     const ConvGeometry& g = op.op.geometry;
     ops.push_back({{"name", op.op.name},
                    {"lowering", lowering(g)},
+                   {"groups", g.groups},
                    {"m", g.m()},
                    {"n", g.n()},
                    {"p", g.p()},

@@ -51,6 +51,7 @@ std::vector<OpCase> conv_cases() {
     Window2d window;
     bool bias;
     GraphBuilder::Attributes extra;
+    std::int64_t groups = 1;
   };
   const std::vector<Conv> convs = {
       {"3x3", {2, 3, 5, 4}, 4, {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {5, 4}}, true, {}},
@@ -87,25 +88,81 @@ std::vector<OpCase> conv_cases() {
        {.kernel = {2, 2}, .pads = {1, 1, 0, 0}, .out = {4, 4}},
        false,
        {{"auto_pad", {std::string("SAME_LOWER")}}}},
+      {"depthwise",
+       {2, 8, 5, 4},
+       8,
+       {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {5, 4}},
+       true,
+       {},
+       8},
+      {"depthwise_odd_channels_strided",
+       {2, 5, 7, 6},
+       5,
+       {.kernel = {5, 3}, .stride = {2, 1}, .pads = {2, 1, 2, 1}, .out = {4, 6}},
+       false,
+       {},
+       5},
+      {"depthwise_dilated",  // oneDNN has its gradients channels last only
+       {1, 8, 6, 7},
+       8,
+       {.kernel = {3, 3}, .pads = {2, 2, 2, 2}, .dilation = {2, 2}, .out = {6, 7}},
+       true,
+       {},
+       8},
+      {"depthwise_of_two_a_channel",
+       {2, 8, 4, 4},
+       16,
+       {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {4, 4}},
+       true,
+       {},
+       8},
+      {"two_groups_strided_dilated",
+       {2, 6, 9, 8},
+       4,
+       {.kernel = {3, 2},
+        .stride = {2, 2},
+        .pads = {2, 0, 1, 1},
+        .dilation = {2, 3},
+        .out = {4, 3}},
+       true,
+       {},
+       2},
+      {"two_groups_1x1", {2, 8, 3, 3}, 16, {.kernel = {1, 1}, .out = {3, 3}}, false, {}, 2},
+      {"two_groups_of_one_position",
+       {3, 8, 1, 1},
+       6,
+       {.kernel = {1, 1}, .out = {1, 1}},
+       true,
+       {},
+       2},
+      {"groups_of_four_blocked",
+       {1, 16, 4, 4},
+       16,
+       {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {4, 4}},
+       false,
+       {},
+       4},
   };
   std::vector<OpCase> cases;
   for (const Conv& c : convs) {
     const Window2d w = c.window;
-    cases.push_back({"Conv_" + c.name,
-                     {c.x},
-                     [c, w](GraphBuilder& b, const Ids& in) {
-                       Ids inputs = {in[0], b.parameter({c.m, c.x[1], w.kernel[0], w.kernel[1]},
-                                                        0.5F, 0, Storage::kConvWeights)};
-                       if (c.bias) inputs.push_back(b.parameter({c.m}, 1));
-                       GraphBuilder::Attributes attributes = c.extra;
-                       attributes["strides"] = ints(w.stride);
-                       attributes["dilations"] = ints(w.dilation);
-                       if (!attributes.contains("auto_pad")) attributes["pads"] = ints(w.pads);
-                       return b.node("Conv", inputs, attributes);
-                     },
-                     [c, w](const std::vector<Values>& v) {
-                       return oracle::conv(c.x, v[0], c.m, v[1], c.bias ? v[2] : Values{}, w);
-                     }});
+    cases.push_back(
+        {"Conv_" + c.name,
+         {c.x},
+         [c, w](GraphBuilder& b, const Ids& in) {
+           Ids inputs = {in[0], b.parameter({c.m, c.x[1] / c.groups, w.kernel[0], w.kernel[1]},
+                                            0.5F, 0, Storage::kConvWeights)};
+           if (c.bias) inputs.push_back(b.parameter({c.m}, 1));
+           GraphBuilder::Attributes attributes = c.extra;
+           attributes["strides"] = ints(w.stride);
+           attributes["dilations"] = ints(w.dilation);
+           if (c.groups != 1) attributes["group"] = number(c.groups);
+           if (!attributes.contains("auto_pad")) attributes["pads"] = ints(w.pads);
+           return b.node("Conv", inputs, attributes);
+         },
+         [c, w](const std::vector<Values>& v) {
+           return oracle::conv(c.x, v[0], c.m, v[1], c.bias ? v[2] : Values{}, w, c.groups);
+         }});
   }
   return cases;
 }
@@ -288,6 +345,16 @@ std::vector<OpCase> channel_cases() {
          const Values z = oracle::conv({2, 8, 4, 4}, v[0], 8, v[1], {},
                                        {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {4, 4}});
          return oracle::relu(oracle::batch_norm({2, 8, 4, 4}, z, v[2], v[3], 1e-5F));
+       }},
+      {"Conv_depthwise_BatchNormalization",
+       {{2, 8, 4, 4}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.batch_norm(b.conv(in[0], 8, 8, 3, 1, 1, 0.3F, false, 8), 8);
+       },
+       [](const std::vector<Values>& v) {
+         const Values z = oracle::conv({2, 8, 4, 4}, v[0], 8, v[1], {},
+                                       {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {4, 4}}, 8);
+         return oracle::batch_norm({2, 8, 4, 4}, z, v[2], v[3], 1e-5F);
        }},
       {"Relu",
        {{2, 8, 3, 3}},

@@ -39,19 +39,19 @@ std::int64_t channel_of(const Shape& x, std::size_t index) {
 }  // namespace
 
 Values conv(const Shape& x_shape, const Values& x, std::int64_t m, const Values& weights,
-            const Values& bias, const Window2d& w) {
+            const Values& bias, const Window2d& w, std::int64_t groups) {
   Values out;
-  const std::int64_t channels = x_shape[1], taps = w.kernel[0] * w.kernel[1];
+  const std::int64_t channels = x_shape[1] / groups, taps = w.kernel[0] * w.kernel[1];
   for (std::int64_t image = 0; image < x_shape[0]; ++image) {
     for (std::int64_t o = 0; o < m; ++o) {
       for (std::int64_t oy = 0; oy < w.out[0]; ++oy) {
         for (std::int64_t ox = 0; ox < w.out[1]; ++ox) {
           double sum = bias.empty() ? 0 : bias[static_cast<std::size_t>(o)];
+          const std::int64_t first = image * x_shape[1] + o / (m / groups) * channels;
           for (std::int64_t c = 0; c < channels; ++c) {
-            visit_taps(
-                x_shape, w, image * channels + c, oy, ox, [&](std::size_t i, std::int64_t tap) {
-                  sum += x[i] * weights[static_cast<std::size_t>((o * channels + c) * taps + tap)];
-                });
+            visit_taps(x_shape, w, first + c, oy, ox, [&](std::size_t i, std::int64_t tap) {
+              sum += x[i] * weights[static_cast<std::size_t>((o * channels + c) * taps + tap)];
+            });
           }
           out.push_back(sum);
         }

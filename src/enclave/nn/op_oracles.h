@@ -15,9 +15,9 @@ struct Window2d {
   Shape out;  // height and width, as the test's author worked them out
 };
 
-// x: (n, c, h, w); weights: (m, c, kh, kw); bias: m values or none.
+// x: (n, c, h, w); weights: (m, c / groups, kh, kw); bias: m values or none.
 Values conv(const Shape& x_shape, const Values& x, std::int64_t m, const Values& weights,
-            const Values& bias, const Window2d& window);
+            const Values& bias, const Window2d& window, std::int64_t groups = 1);
 Values max_pool(const Shape& x_shape, const Values& x, const Window2d& window);
 // A window's sum by the number of its taps inside the image, or inside image and padding.
 Values average_pool(const Shape& x_shape, const Values& x, const Window2d& window,
