@@ -22,12 +22,18 @@ bool is_float(const onnx::TensorProto* tensor) {
   return tensor != nullptr && tensor->data_type() == onnx::TensorProto::FLOAT;
 }
 
-// Operators whose operands are trained when they are initializers: biases, scales, embeddings, and
-// what is moved about before it becomes one. A number that somebody wrote into the network's code
-// is a Constant node or a scalar.
-constexpr std::array<std::string_view, 13> kMayTrain = {
-    "Add", "Concat",  "Expand", "Flatten", "Gather",    "Identity", "Mul",
-    "Pad", "Reshape", "Slice",  "Squeeze", "Transpose", "Unsqueeze"};
+// Operators whose operands are trained when they are initializers: biases, scales, slopes,
+// embeddings, and what is moved about before it becomes one. A number that somebody wrote into the
+// network's code is a Constant node or a scalar: PyTorch writes group normalisation as an
+// InstanceNormalization by such ones and zeros.
+constexpr std::array<std::string_view, 16> kMayTrain = {"Add",       "Concat",
+                                                        "Expand",    "Flatten",
+                                                        "Gather",    "GroupNormalization",
+                                                        "Identity",  "InstanceNormalization",
+                                                        "Mul",       "PRelu",
+                                                        "Pad",       "Reshape",
+                                                        "Slice",     "Squeeze",
+                                                        "Transpose", "Unsqueeze"};
 
 // Of float32 payloads. Damaged ones are found when the tensor is read.
 bool has_equal_elements(const onnx::TensorProto& tensor) {

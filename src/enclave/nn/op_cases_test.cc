@@ -409,15 +409,19 @@ std::vector<OpCase> order_cases() {
   const auto unchanged = [](const std::vector<Values>& v) { return v[0]; };
   const auto softmax_case = [](const std::string& name, const Shape& x, std::int64_t axis,
                                std::int64_t outer, std::int64_t length, std::int64_t inner,
-                               int opset) {
-    return OpCase{
-        "Softmax_" + name,
-        {x},
-        [axis](GraphBuilder& b, const Ids& in) {
-          return b.node("Softmax", in, {{"axis", number(axis)}});
-        },
-        [=](const std::vector<Values>& v) { return oracle::softmax(v[0], outer, length, inner); },
-        opset};
+                               int opset, const std::string& type = "Softmax") {
+    return OpCase{type + "_" + name,
+                  {x},
+                  [=](GraphBuilder& b, const Ids& in) {
+                    return b.node(type, in, {{"axis", number(axis)}});
+                  },
+                  [=](const std::vector<Values>& v) {
+                    Values y = oracle::softmax(v[0], outer, length, inner);
+                    if (type == "Softmax") return y;
+                    for (double& p : y) p = std::log(p);
+                    return y;
+                  },
+                  opset};
   };
   const auto reshape_case = [&](const std::string& name, const Shape& x, const Ints& target) {
     return OpCase{"Reshape_" + name,
@@ -434,6 +438,9 @@ std::vector<OpCase> order_cases() {
       softmax_case("flat_from_1", {2, 5, 3, 2}, 1, 2, 30, 1, 11),
       softmax_case("flat_from_2", {2, 5, 3, 2}, 2, 10, 6, 1, 11),
       softmax_case("flat_from_3", {2, 5, 3, 2}, 3, 30, 2, 1, 11),
+      softmax_case("rows", {3, 7}, -1, 3, 7, 1, 13, "LogSoftmax"),
+      softmax_case("channels", {2, 8, 3, 2}, 1, 2, 8, 6, 13, "LogSoftmax"),
+      softmax_case("flat_from_2", {2, 5, 3, 2}, 2, 10, 6, 1, 11, "LogSoftmax"),
       reshape_case("flattens", {2, 8, 3, 2}, {0, -1}),
       reshape_case("to_images", {2, 24}, {0, 4, 3, 2}),
       reshape_case("between_images", {2, 16, 3, 2}, {0, 8, -1, 4}),
@@ -491,9 +498,21 @@ std::vector<OpCase> pointwise_cases() {
   const auto elu = [](double alpha) {
     return [alpha](double x) { return x < 0 ? alpha * std::expm1(x) : x; };
   };
+  const auto celu = [](double alpha) {
+    return [alpha](double x) { return x < 0 ? alpha * std::expm1(x / alpha) : x; };
+  };
+  const auto selu = [](double alpha, double gamma) {
+    return [=](double x) { return gamma * (x < 0 ? alpha * std::expm1(x) : x); };
+  };
   const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+  const auto softplus = [](double x) { return std::log(1 + std::exp(x)); };
+  const auto mish = [=](double x) { return x * std::tanh(softplus(x)); };
   return {
       pointwise_case("Abs", -1, [](double x) { return std::abs(x); }),
+      pointwise_case("Ceil", -1, [](double x) { return std::ceil(x); }),
+      pointwise_case("Celu", -1, celu(1)),
+      pointwise_case("Celu", -1, celu(2), "_alpha", {{"alpha", {2.0F}}}),
+      pointwise_case("Cos", -1, [](double x) { return std::cos(x); }),
       pointwise_case("Clip", -1, [](double x) { return x; }),
       pointwise_case(
           "Clip", -1, [](double x) { return std::clamp(x, -0.5, 0.25); }, "_opset_6",
@@ -512,6 +531,7 @@ std::vector<OpCase> pointwise_cases() {
       pointwise_case("Elu", -1, elu(0.5), "_alpha", {{"alpha", {0.5F}}}),
       pointwise_case("Erf", -1, [](double x) { return std::erf(x); }),
       pointwise_case("Exp", -1, [](double x) { return std::exp(x); }),
+      pointwise_case("Floor", -1, [](double x) { return std::floor(x); }),
       pointwise_case("Gelu", -1, gelu),
       pointwise_case("Gelu", -3, gelu, "_negative"),
       pointwise_case("Gelu", -1, gelu_by_tanh, "_by_tanh",
@@ -525,9 +545,22 @@ std::vector<OpCase> pointwise_cases() {
       pointwise_case("LeakyRelu", -1, leaky(0.01F)),
       pointwise_case("LeakyRelu", -1, leaky(0.25), "_alpha", {{"alpha", {0.25F}}}),
       pointwise_case("Log", 1, [](double x) { return std::log(x); }),
+      pointwise_case("Mish", -1, mish),
+      pointwise_case("Mish", -5, mish, "_negative"),
+      pointwise_case("Mish", 20, mish, "_large"),
       pointwise_case("Neg", -1, [](double x) { return -x; }),
       pointwise_case("Reciprocal", 1, [](double x) { return 1 / x; }),
+      pointwise_case("Round", -1, [](double x) { return std::round(x); }),
+      pointwise_case("Selu", -1, selu(1.67326319217681884765625, 1.05070102214813232421875)),
+      pointwise_case("Selu", -1, selu(0.5, 2), "_alpha_gamma",
+                     {{"alpha", {0.5F}}, {"gamma", {2.0F}}}),
       pointwise_case("Sigmoid", -1, sigmoid),
+      pointwise_case("Sign", -1, [](double x) { return x > 0 ? 1.0 : -1.0; }),
+      pointwise_case("Sin", -1, [](double x) { return std::sin(x); }),
+      pointwise_case("Softplus", -1, softplus),
+      pointwise_case(
+          "Softplus", 90, [](double x) { return x; }, "_large"),
+      pointwise_case("Softsign", -1, [](double x) { return x / (1 + std::abs(x)); }),
       pointwise_case("Sqrt", 1, [](double x) { return std::sqrt(x); }),
       pointwise_case("Swish", -1, [sigmoid](double x) { return x * sigmoid(x); }),
       pointwise_case("Swish", -3, [sigmoid](double x) { return x * sigmoid(1.5 * x); }, "_alpha",
@@ -592,6 +625,27 @@ std::vector<OpCase> binary_cases() {
                      for (std::size_t i = 0; i < y.size(); ++i) y[i] *= v[1][i % 5];
                      return y;
                    }});
+  const std::vector<std::tuple<std::string, Shape, Shape>> slopes = {
+      {"by_channel", {2, 8, 3, 2}, {8, 1, 1}},
+      {"one_slope", {2, 8, 3, 2}, {1}},
+      {"by_element", {2, 8, 3, 2}, {8, 3, 2}},
+      {"rows", {3, 7}, {7}},
+  };
+  for (const auto& [name, x, slope] : slopes) {
+    cases.push_back({"PRelu_" + name,
+                     {x},
+                     [slope = slope](GraphBuilder& b, const Ids& in) {
+                       return b.node("PRelu", {in[0], b.parameter(slope, 1)});
+                     },
+                     [x = x, slope = slope](const std::vector<Values>& v) {
+                       const Values factor = oracle::expand(slope, v[1], x);
+                       Values y = v[0];
+                       for (std::size_t i = 0; i < y.size(); ++i) {
+                         if (y[i] < 0) y[i] *= factor[i];
+                       }
+                       return y;
+                     }});
+  }
   cases.push_back({"Pow_of_2",
                    {{3, 4}},
                    [](GraphBuilder& b, const Ids& in) {
@@ -943,11 +997,52 @@ std::vector<OpCase> choice_cases() {
   return cases;
 }
 
+std::vector<OpCase> group_norm_cases() {
+  const auto make = [](const std::string& type, const std::string& name, const Shape& x,
+                       std::int64_t groups, int opset, bool with_relu = false) {
+    const Shape parameters = {type == "GroupNormalization" && opset < 21 ? groups : x[1]};
+    return OpCase{
+        type + "_" + name,
+        {x},
+        [=](GraphBuilder& b, const Ids& in) {
+          GraphBuilder::Attributes attributes = {{"epsilon", {0.01F}}};
+          if (type == "GroupNormalization") attributes["num_groups"] = number(groups);
+          const TensorId scale = b.parameter(parameters, 0.5F, 1);
+          const TensorId y = b.node(type, {in[0], scale, b.parameter(parameters, 1)}, attributes);
+          return with_relu ? b.relu(y) : y;
+        },
+        [=](const std::vector<Values>& v) {
+          Values y = oracle::group_norm(x, v[0], groups, v[1], v[2], 0.01F);
+          return with_relu ? oracle::relu(std::move(y)) : y;
+        },
+        opset};
+  };
+  std::vector<OpCase> cases;
+  for (const int opset : {18, 21}) {
+    const std::string since = "_opset_" + std::to_string(opset);
+    const auto add = [&](const std::string& name, const Shape& x, std::int64_t groups,
+                         bool with_relu = false) {
+      cases.push_back(make("GroupNormalization", name + since, x, groups, opset, with_relu));
+    };
+    add("one_group", {2, 16, 3, 2}, 1);
+    add("within_blocks", {2, 16, 3, 2}, 4);
+    add("within_blocks_Relu", {2, 16, 3, 2}, 4, true);
+    add("odd_channels", {3, 6, 3, 3}, 2);
+    add("rank_3", {2, 6, 5}, 3);
+    add("rank_5", {2, 4, 2, 3, 2}, 2, true);
+    add("rows", {3, 12}, 3);
+  }
+  cases.push_back(make("InstanceNormalization", "images", {2, 16, 3, 4}, 16, 13));
+  cases.push_back(make("InstanceNormalization", "images_Relu", {1, 8, 3, 4}, 8, 13, true));
+  cases.push_back(make("InstanceNormalization", "rank_3", {2, 4, 9}, 4, 13));
+  return cases;
+}
+
 std::vector<OpCase> all_cases() {
   std::vector<OpCase> cases;
-  for (auto make :
-       {conv_cases, product_cases, add_cases, channel_cases, order_cases, pointwise_cases,
-        binary_cases, transpose_cases, reduce_cases, layer_norm_cases, move_cases, choice_cases}) {
+  for (auto make : {conv_cases, product_cases, add_cases, channel_cases, order_cases,
+                    pointwise_cases, binary_cases, transpose_cases, reduce_cases, layer_norm_cases,
+                    group_norm_cases, move_cases, choice_cases}) {
     for (OpCase& c : make()) cases.push_back(std::move(c));
   }
   return cases;

@@ -217,6 +217,28 @@ Values layer_norm(const Values& x, std::int64_t width, const Values& scale, cons
   return out;
 }
 
+Values group_norm(const Shape& x_shape, const Values& x, std::int64_t groups, const Values& scale,
+                  const Values& bias, double epsilon) {
+  // A group is one run of memory in ONNX's order.
+  const std::size_t runs = static_cast<std::size_t>(x_shape[0] * groups);
+  const std::size_t n = x.size() / runs;
+  const auto channels = static_cast<std::size_t>(x_shape[1]);
+  Values out(x.size());
+  for (std::size_t run = 0; run < runs; ++run) {
+    double mean = 0, variance = 0;
+    for (std::size_t i = run * n; i < (run + 1) * n; ++i) mean += x[i] / static_cast<double>(n);
+    for (std::size_t i = run * n; i < (run + 1) * n; ++i) {
+      variance += (x[i] - mean) * (x[i] - mean) / static_cast<double>(n);
+    }
+    for (std::size_t i = run * n; i < (run + 1) * n; ++i) {
+      const auto c = static_cast<std::size_t>(channel_of(x_shape, i));
+      const std::size_t k = c * scale.size() / channels;
+      out[i] = (x[i] - mean) / std::sqrt(variance + epsilon) * scale[k] + bias[k];
+    }
+  }
+  return out;
+}
+
 Values softmax(const Values& x, std::int64_t outer, std::int64_t length, std::int64_t inner) {
   Values out(x.size());
   for (std::int64_t lane = 0; lane < outer * inner; ++lane) {

@@ -43,6 +43,10 @@ Values reduce(const Shape& shape, const Values& x, const Shape& axes, double sca
 // Each run of `width` by its own mean and variance, then scale and bias (or none) a column.
 Values layer_norm(const Values& x, std::int64_t width, const Values& scale, const Values& bias,
                   double epsilon);
+// Each of `groups` runs of channels of each image by its own mean and variance, then a scale and a
+// bias a channel, or a group.
+Values group_norm(const Shape& x_shape, const Values& x, std::int64_t groups, const Values& scale,
+                  const Values& bias, double epsilon);
 // Over `length` neighbours that are `inner` apart.
 Values softmax(const Values& x, std::int64_t outer, std::int64_t length, std::int64_t inner);
 

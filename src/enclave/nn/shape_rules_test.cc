@@ -107,6 +107,19 @@ const std::vector<BadNode> kBadNodes = {
     {"add_one_input", "Add", {{2, 3}}},
     {"norm_without_channels", "BatchNormalization", {{8}, {8}, {8}, {8}, {8}}},
     {"norm_parameters", "BatchNormalization", {{2, 8}, {8}, {8}, {7}, {8}}},
+    {"group_norm_groups",
+     "GroupNormalization",
+     {{2, 8, 3, 3}, {3}, {3}},
+     {{"num_groups", number(3)}}},
+    {"group_norm_no_groups", "GroupNormalization", {{2, 8, 3, 3}, {8}, {8}}},
+    {"group_norm_parameters",
+     "GroupNormalization",
+     {{2, 8, 3, 3}, {2}, {4}},
+     {{"num_groups", number(2)}}},
+    {"instance_norm_parameters", "InstanceNormalization", {{2, 8, 3, 3}, {8}, {7}}},
+    {"instance_norm_without_channels", "InstanceNormalization", {{8}, {8}, {8}}},
+    {"prelu_of_a_larger_slope", "PRelu", {{2, 1}, {2, 3}}},
+    {"log_softmax_axis", "LogSoftmax", {{2, 3}}, {{"axis", number(-3)}}},
     {"pool_of_rows", "MaxPool", {{2, 3}}, {{"kernel_shape", ints({2, 2})}}},
     {"pool_kernel_0", "AveragePool", {{2, 3, 4, 4}}, {{"kernel_shape", ints({0, 2})}}},
     {"pool_in_padding",
@@ -174,7 +187,8 @@ TEST(ShapeRules, SurviveWhateverComes) {
          {"kernel_shape", "strides", "pads", "dilations", "axes", "starts", "ends", "perm"}) {
       if (rng() % 3 == 0) attributes[key] = ints(list());
     }
-    for (const char* key : {"axis", "ceil_mode", "group", "allowzero", "transB", "transA"}) {
+    for (const char* key :
+         {"axis", "ceil_mode", "group", "num_groups", "allowzero", "transB", "transA"}) {
       if (rng() % 3 == 0) attributes[key] = number(odd());
     }
     const OneNode one(std::string(op.type), inputs, attributes, list(), rng() % 2 == 0 ? 9 : 13);

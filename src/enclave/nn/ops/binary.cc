@@ -49,6 +49,13 @@ struct PowMap {
   }
 };
 
+// b is the slope. At 0 as in PyTorch.
+struct PReluMap {
+  static float value(float a, float b) { return a < 0 ? a * b : a; }
+  static float slope_a(float a, float b) { return a > 0 ? 1.0F : b; }
+  static float slope_b(float a, float) { return a > 0 ? 0.0F : a; }
+};
+
 struct SubMap {
   static float value(float a, float b) { return a - b; }
   static float slope_a(float, float) { return 1; }
@@ -148,6 +155,16 @@ std::string unsupported(const Graph& graph, const Node& node) {
   return "";
 }
 
+// The slope broadcasts to the input, not the other way round.
+Result<std::vector<Shape>> infer_p_relu(const ShapeContext& context) {
+  Result<std::vector<Shape>> shapes = broadcast_shape(context);
+  if (shapes && (*shapes)[0] != context.inputs[0]) {
+    return shape_error(context.node, "PRelu's slope does not broadcast to its input",
+                       shape_to_string(context.inputs[0]), shape_to_string(context.inputs[1]));
+  }
+  return shapes;
+}
+
 template <class Map>
 OpDef binary_op(std::string_view type, int min_opset = 7) {
   return {.type = type,
@@ -178,6 +195,13 @@ OpDef mul_op() {
 }
 OpDef pow_op() {
   return binary_op<PowMap>("Pow");
+}
+OpDef p_relu_op() {
+  OpDef op = binary_op<PReluMap>("PRelu");
+  op.notes = "its slope broadcasts to its input";
+  op.infer = infer_p_relu;
+  op.in_place_inputs = 1;
+  return op;
 }
 OpDef sub_op() {
   return binary_op<SubMap>("Sub");

@@ -29,6 +29,14 @@ struct AbsMap {
   float slope(float x) const { return x > 0 ? 1.0F : x < 0 ? -1.0F : 0.0F; }
 };
 
+struct CeluMap {
+  static constexpr bool kReadsOutput = false;
+  float alpha;
+  explicit CeluMap(const OpContext& context) : alpha(context.node.float_or("alpha", 1.0F)) {}
+  float value(float x) const { return x > 0 ? x : alpha * std::expm1(x / alpha); }
+  float slope(float x) const { return x > 0 ? 1.0F : std::exp(x / alpha); }
+};
+
 // Bounds that are absent do not bind. The slope at a bound is 0, as PyTorch has it for ReLU6.
 struct ClipMap {
   static constexpr bool kReadsOutput = false;
@@ -45,6 +53,13 @@ struct ClipMap {
     return raised > high ? high : raised;
   }
   float slope(float x) const { return x > low && x < high ? 1.0F : 0.0F; }
+};
+
+struct CosMap {
+  static constexpr bool kReadsOutput = false;
+  explicit CosMap(const OpContext&) {}
+  float value(float x) const { return std::cos(x); }
+  float slope(float x) const { return -std::sin(x); }
 };
 
 struct EluMap {
@@ -129,6 +144,20 @@ struct LogMap {
   float slope(float x) const { return 1 / x; }
 };
 
+float softplus(float x) {
+  return std::max(x, 0.0F) + std::log1p(std::exp(-std::fabs(x)));
+}
+
+struct MishMap {
+  static constexpr bool kReadsOutput = false;
+  explicit MishMap(const OpContext&) {}
+  float value(float x) const { return x * std::tanh(softplus(x)); }
+  float slope(float x) const {
+    const float t = std::tanh(softplus(x));
+    return t + x * (1 - t * t) / (1 + std::exp(-x));
+  }
+};
+
 struct NegMap {
   static constexpr bool kReadsOutput = true;  // in fact neither
   explicit NegMap(const OpContext&) {}
@@ -143,12 +172,68 @@ struct ReciprocalMap {
   float slope(float y) const { return -y * y; }
 };
 
+// Selu, Klambauer et al., 2017. The defaults are ONNX's.
+struct SeluMap {
+  static constexpr bool kReadsOutput = false;
+  float alpha;
+  float gamma;
+  explicit SeluMap(const OpContext& context)
+      : alpha(context.node.float_or("alpha", 1.67326319F)),
+        gamma(context.node.float_or("gamma", 1.05070102F)) {}
+  float value(float x) const { return gamma * (x > 0 ? x : alpha * std::expm1(x)); }
+  float slope(float x) const { return gamma * (x > 0 ? 1.0F : alpha * std::exp(x)); }
+};
+
 struct SigmoidMap {
   static constexpr bool kReadsOutput = true;
   explicit SigmoidMap(const OpContext&) {}
   float value(float x) const { return 1 / (1 + std::exp(-x)); }
   float slope(float y) const { return y * (1 - y); }
 };
+
+struct SinMap {
+  static constexpr bool kReadsOutput = false;
+  explicit SinMap(const OpContext&) {}
+  float value(float x) const { return std::sin(x); }
+  float slope(float x) const { return std::cos(x); }
+};
+
+struct SoftplusMap {
+  static constexpr bool kReadsOutput = false;
+  explicit SoftplusMap(const OpContext&) {}
+  float value(float x) const { return softplus(x); }
+  float slope(float x) const { return 1 / (1 + std::exp(-x)); }
+};
+
+struct SoftsignMap {
+  static constexpr bool kReadsOutput = false;
+  explicit SoftsignMap(const OpContext&) {}
+  float value(float x) const { return x / (1 + std::fabs(x)); }
+  float slope(float x) const { return 1 / ((1 + std::fabs(x)) * (1 + std::fabs(x))); }
+};
+
+// Steps: flat wherever they have a slope.
+template <float (*step)(float)>
+struct StepMap {
+  static constexpr bool kReadsOutput = true;  // in fact neither
+  explicit StepMap(const OpContext&) {}
+  float value(float x) const { return step(x); }
+  float slope(float) const { return 0; }
+};
+
+float ceil_step(float x) {
+  return std::ceil(x);
+}
+float floor_step(float x) {
+  return std::floor(x);
+}
+// Half to even: the processor's rounding mode, which nobody here changes.
+float round_step(float x) {
+  return std::nearbyint(x);
+}
+float sign_step(float x) {
+  return x > 0 ? 1.0F : x < 0 ? -1.0F : x;  // keeps NaN
+}
 
 struct SqrtMap {
   static constexpr bool kReadsOutput = true;
@@ -251,6 +336,11 @@ OpDef pointwise_op(std::string_view type, int min_opset = 6) {
   return op;
 }
 
+std::string unsupported_celu(const Graph& graph, const Node& node) {
+  return node.float_or("alpha", 1.0F) == 0 ? "alpha must not be 0"
+                                           : unsupported_storage(graph, node);
+}
+
 std::string unsupported_clip(const Graph& graph, const Node& node) {
   for (const std::size_t bound : {1U, 2U}) {
     const Tensor* tensor = input_tensor(graph, node, bound);
@@ -273,11 +363,22 @@ std::string unsupported_gelu(const Graph& graph, const Node& node) {
 OpDef abs_op() {
   return pointwise_op<AbsMap>("Abs");
 }
+OpDef ceil_op() {
+  return pointwise_op<StepMap<ceil_step>>("Ceil");
+}
+OpDef celu_op() {
+  OpDef op = pointwise_op<CeluMap>("Celu", 12);
+  op.unsupported = unsupported_celu;
+  return op;
+}
 OpDef clip_op() {
   OpDef op = pointwise_op<ClipMap>("Clip");
   op.notes = "by constants";
   op.unsupported = unsupported_clip;
   return op;
+}
+OpDef cos_op() {
+  return pointwise_op<CosMap>("Cos", 7);
 }
 OpDef elu_op() {
   return pointwise_op<EluMap>("Elu");
@@ -287,6 +388,9 @@ OpDef erf_op() {
 }
 OpDef exp_op() {
   return pointwise_op<ExpMap>("Exp");
+}
+OpDef floor_op() {
+  return pointwise_op<StepMap<floor_step>>("Floor");
 }
 OpDef gelu_op() {
   OpDef op = pointwise_op<GeluMap>("Gelu", 20);
@@ -308,14 +412,35 @@ OpDef leaky_relu_op() {
 OpDef log_op() {
   return pointwise_op<LogMap>("Log");
 }
+OpDef mish_op() {
+  return pointwise_op<MishMap>("Mish", 18);
+}
 OpDef neg_op() {
   return pointwise_op<NegMap>("Neg");
 }
 OpDef reciprocal_op() {
   return pointwise_op<ReciprocalMap>("Reciprocal");
 }
+OpDef round_op() {
+  return pointwise_op<StepMap<round_step>>("Round", 11);
+}
+OpDef selu_op() {
+  return pointwise_op<SeluMap>("Selu");
+}
 OpDef sigmoid_op() {
   return pointwise_op<SigmoidMap>("Sigmoid");
+}
+OpDef sign_op() {
+  return pointwise_op<StepMap<sign_step>>("Sign", 9);
+}
+OpDef sin_op() {
+  return pointwise_op<SinMap>("Sin", 7);
+}
+OpDef softplus_op() {
+  return pointwise_op<SoftplusMap>("Softplus", 1);
+}
+OpDef softsign_op() {
+  return pointwise_op<SoftsignMap>("Softsign", 1);
 }
 OpDef sqrt_op() {
   return pointwise_op<SqrtMap>("Sqrt");
