@@ -154,6 +154,40 @@ TEST(Import, KindsAndStorageOfParameters) {
   EXPECT_EQ(tensor(graph, "input").declared, (Shape{kBatchDim, 3, 12, 10}));
 }
 
+// What the file has as an initializer is trained; a Constant node is a number of the network's
+// code. PyTorch before opset 18 writes group normalisation as the latter kind of
+// InstanceNormalization.
+TEST(Import, SlopesAndNormalisationsAreParametersWhenTheyAreInitializers) {
+  onnx::ModelProto proto = empty_model({0, 4, 3, 3}, 18);
+  for (const char* name : {"slope", "scale", "bias", "group_scale", "group_bias"}) {
+    add_floats(&proto, name, {std::string(name).starts_with("group") ? 2 : 4});
+  }
+  proto.mutable_graph()->mutable_initializer(0)->add_dims(1);  // (4, 1, 1)
+  proto.mutable_graph()->mutable_initializer(0)->add_dims(1);
+  for (const char* name : {"ones", "zeros"}) {
+    onnx::AttributeProto* value = add_node(&proto, "Constant", {}, {name})->add_attribute();
+    value->set_name("value");
+    value->set_type(onnx::AttributeProto::TENSOR);
+    value->mutable_t()->set_data_type(onnx::TensorProto::FLOAT);
+    value->mutable_t()->add_dims(4);
+    for (int i = 0; i < 4; ++i) value->mutable_t()->add_float_data(*name == 'o' ? 1.0F : 0.0F);
+  }
+  add_node(&proto, "PRelu", {"x", "slope"}, {"a"});
+  add_node(&proto, "InstanceNormalization", {"a", "scale", "bias"}, {"b"});
+  add_node(&proto, "InstanceNormalization", {"b", "ones", "zeros"}, {"c"});
+  add_int(add_node(&proto, "GroupNormalization", {"c", "group_scale", "group_bias"}, {"d"}),
+          "num_groups", 2);
+  add_node(&proto, "Flatten", {"d"}, {"y"});
+  add_output(&proto, "y");
+  const OnnxModel model = must_import(to_bytes(proto));
+  for (const char* name : {"slope", "scale", "bias", "group_scale", "group_bias"}) {
+    EXPECT_EQ(tensor(model.graph, name).kind, TensorKind::kParameter) << name;
+  }
+  for (const char* name : {"ones", "zeros"}) {
+    EXPECT_EQ(tensor(model.graph, name).kind, TensorKind::kConstant) << name;
+  }
+}
+
 TEST(Import, GemmWithoutTransBIsStoredTransposed) {
   onnx::ModelProto proto = empty_model({0, 2});
   add_floats(&proto, "w", {2, 3});
