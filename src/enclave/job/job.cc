@@ -336,6 +336,8 @@ Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   auto engine = engines.engine_for(*ops, StepMode::kTraining);
   if (!engine.ok()) return engine.error();
   job.memory.engine = engines.plans().front()->engine_bytes;
+  const auto shapes = infer_shapes(job.model.graph, job.spec.batch);
+  if (!shapes.ok()) return shapes.error();
   PlanSummary summary;
   summary.plan = engines.plans().front();
   summary.scheme = job.scheme;
@@ -350,6 +352,7 @@ Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   summary.goal = engines.goal();
   summary.fused = job.model.fused;
   summary.notes = job.model.training_notes();
+  summary.non_linear = non_linear_work(job.model.graph, *shapes);
   outputs.plan_text = plan_text(summary);
   outputs.plan_json = plan_json(summary);
   return {};

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace tempo {
@@ -33,7 +34,38 @@ std::string counts(const FusedCounts& fused) {
   return text;
 }
 
+// An operator that cannot be offloaded has no such cost.
+std::string offloaded_ms(const OpPlan& op) {
+  return op.tiles.empty() ? "-" : fmt::format("{:.2f}", op.offloaded_cost_ms);
+}
+
+std::string work_text(const std::vector<KindWork>& kinds) {
+  if (kinds.empty()) return "";
+  std::string out = fmt::format("\n{:<24} {:>5} {:>9} {:>9}\n", "in the enclave besides", "nodes",
+                                "Mflop", "MiB");
+  for (const KindWork& kind : kinds) {
+    out += fmt::format("{:<24.24} {:>5} {:>9.1f} {:>9.1f}\n", kind.type, kind.nodes,
+                       kind.forward.flops / 1e6, kind.forward.bytes / (1024.0 * 1024.0));
+  }
+  return out + "\nMflop, MiB: work and memory traffic forward, a step, each operator on its own.\n";
+}
+
 }  // namespace
+
+std::vector<KindWork> non_linear_work(const Graph& graph, const Shapes& shapes) {
+  std::vector<KindWork> kinds;
+  for (const Node& node : graph.nodes) {
+    if (is_linear_node(graph, node)) continue;
+    auto kind = std::find_if(kinds.begin(), kinds.end(),
+                             [&](const KindWork& k) { return k.type == node.op_type; });
+    if (kind == kinds.end()) kind = kinds.insert(kind, {.type = node.op_type});
+    const OpWork work = forward_work(graph, node, shapes);
+    ++kind->nodes;
+    kind->forward.flops += work.flops;
+    kind->forward.bytes += work.bytes;
+  }
+  return kinds;
+}
 
 std::string plan_text(const PlanSummary& summary) {
   const Plan& plan = *summary.plan;
@@ -51,18 +83,19 @@ std::string plan_text(const PlanSummary& summary) {
   for (const OpPlan& op : plan.ops) {
     const ConvGeometry& g = op.op.geometry;
     out += fmt::format(
-        "{:<24.24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9.2f} {:>9.2f} {:>8.2f} {:>8.2f} "
-        " {}\n",
+        "{:<24.24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9.2f} {:>9.2f} {:>8} {:>8.2f}  "
+        "{}\n",
         op.op.name, lowering(g), g.m(), g.n(), g.p(), op.offloaded ? "workers" : "enclave",
         op.offloaded ? op.tiles.size() : 0, rounds(op),
         op.offloaded ? mib(op.bytes_to_workers) : 0.0,
-        op.offloaded ? mib(op.bytes_from_workers) : 0.0, op.offloaded_cost_ms, op.local_cost_ms,
+        op.offloaded ? mib(op.bytes_from_workers) : 0.0, offloaded_ms(op), op.local_cost_ms,
         op.reason);
   }
   out += fmt::format(
       "\nrounds: forward/weight gradient/input gradient. off ms, local ms: estimated core-ms of "
       "the "
       "enclave a batch.\n");
+  out += work_text(summary.non_linear);
   out += fmt::format(
       "multiply-adds forward: {:.1f} M an image, {:.1f} % offloaded\n",
       static_cast<double>(plan.multiply_adds) / 1e6 / static_cast<double>(summary.batch),
@@ -116,6 +149,13 @@ std::string plan_json(const PlanSummary& summary) {
                    {"local_cost_ms", op.local_cost_ms},
                    {"products", op.offloaded ? op.products : 0}});
   }
+  nlohmann::json non_linear = nlohmann::json::array();
+  for (const KindWork& kind : summary.non_linear) {
+    non_linear.push_back({{"operator", kind.type},
+                          {"nodes", kind.nodes},
+                          {"flops", kind.forward.flops},
+                          {"bytes", kind.forward.bytes}});
+  }
   const MemoryEstimate& m = summary.memory;
   const nlohmann::json json = {
       {"scheme", scheme_name(summary.scheme)},
@@ -128,6 +168,7 @@ std::string plan_json(const PlanSummary& summary) {
       {"frozen_values", summary.frozen},
       {"optimizer", optimizer_kind_name(summary.optimizer)},
       {"operators", ops},
+      {"non_linear", non_linear},
       {"multiply_adds", plan.multiply_adds},
       {"offloaded_multiply_adds", plan.offloaded_multiply_adds},
       {"offloaded_share", plan.offloaded_share()},

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "enclave/graph/fuse.h"
+#include "enclave/nn/op.h"
 #include "enclave/offload/plan.h"
 #include "wire/job.h"
 
@@ -25,6 +26,15 @@ struct MemoryEstimate {
   }
 };
 
+// What the enclave does besides linear operators, by kind of operator.
+struct KindWork {
+  std::string type{};
+  int nodes = 0;
+  OpWork forward{};  // a step, each node on its own
+};
+// In the order of the kinds' first nodes.
+std::vector<KindWork> non_linear_work(const Graph& graph, const Shapes& shapes);
+
 struct PlanSummary {
   const Plan* plan = nullptr;
   Scheme scheme = Scheme::kLocal;
@@ -39,6 +49,7 @@ struct PlanSummary {
   SoundnessGoal goal;
   FusedCounts fused;               // what import made of chains
   std::vector<std::string> notes;  // on how the model was exported
+  std::vector<KindWork> non_linear;
 };
 
 std::string plan_text(const PlanSummary& summary);

@@ -1,5 +1,5 @@
 // File: enclave/nn/op.h
-// Every operator is one entry of one table: name, opsets, shape rule, forward, backward, cost.
+// Every operator is one entry of one table: name, opsets, shape rule, forward, backward, work.
 // `tempo ops` prints the table; the importer asks it what is supported.
 #pragma once
 
@@ -100,6 +100,13 @@ enum class ReluFusion {
   kRecomputes,   // backward finds the mask from what it reads anyway
 };
 
+// What one forward pass of a node comes to, whoever does it and however well.
+struct OpWork {
+  double flops = 0;  // additions, multiplications, comparisons; kFunctionFlops for a function
+  double bytes = 0;  // operands read once, the result written once
+};
+inline constexpr double kFunctionFlops = 10;  // of exp, tanh and the like, about
+
 struct OpDef {
   std::string_view type = {};  // ONNX operator
   int min_opset = 1;
@@ -131,6 +138,10 @@ struct OpDef {
   ReluFusion relu_fusion = ReluFusion::kNo;
   // Bytes that forward leaves for backward in OpContext::saved.
   std::int64_t (*saved_bytes)(const Node& node, const Shapes& shapes) = nullptr;
+  // OpWork::flops, an element of the node's largest operand or result; `flops` overrides it where
+  // that says nothing. Linear operators need neither.
+  double flops_an_element = 1;
+  double (*flops)(const Node& node, const Shapes& shapes) = nullptr;
 };
 
 std::span<const OpDef> op_table();
@@ -139,5 +150,8 @@ const OpDef* find_op(std::string_view onnx_type);  // null when unknown
 // True when the node is done by a LinearEngine: Conv, Gemm, and MatMul by a parameter or constant.
 // A MatMul of two activations is not.
 bool is_linear_node(const Graph& graph, const Node& node);
+
+// Of a node that the table knows.
+OpWork forward_work(const Graph& graph, const Node& node, const Shapes& shapes);
 
 }  // namespace tempo

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 
 #include "enclave/nn/op.h"
@@ -93,6 +94,29 @@ const OpDef* find_op(std::string_view onnx_type) {
     if (op.type == onnx_type) return &op;
   }
   return nullptr;
+}
+
+OpWork forward_work(const Graph& graph, const Node& node, const Shapes& shapes) {
+  const OpDef& op = *find_op(node.op_type);
+  std::int64_t largest = 0, moved = 0;
+  const auto add = [&](TensorId id) {
+    if (id == kNoTensor || graph.tensors[static_cast<std::size_t>(id)].type != DataType::kFloat32) {
+      return;
+    }
+    const std::int64_t elements = element_count(shapes[static_cast<std::size_t>(id)]);
+    largest = std::max(largest, elements);
+    moved += elements;
+  };
+  for (const TensorId id : node.inputs) add(id);
+  add(node.outputs[0]);
+  OpWork work{.flops = op.flops_an_element * static_cast<double>(largest),
+              .bytes = static_cast<double>(moved) * sizeof(float)};
+  if (is_linear_node(graph, node)) {
+    work.flops = 2 * static_cast<double>(op.lower(node, graph, shapes).multiply_adds());
+  } else if (op.flops != nullptr) {
+    work.flops = op.flops(node, shapes);
+  }
+  return work;
 }
 
 bool is_linear_node(const Graph& graph, const Node& node) {

@@ -180,7 +180,8 @@ OpDef batch_normalization_op() {
           .blocking = Blocking::kSame,
           .in_place_inputs = 1,
           .relu_fusion = ReluFusion::kRecomputes,
-          .saved_bytes = saved_bytes};
+          .saved_bytes = saved_bytes,
+          .flops_an_element = 7};
 }
 
 }  // namespace tempo

@@ -194,7 +194,9 @@ OpDef mul_op() {
   return binary_op<MulMap>("Mul");
 }
 OpDef pow_op() {
-  return binary_op<PowMap>("Pow");
+  OpDef op = binary_op<PowMap>("Pow");
+  op.flops_an_element = kFunctionFlops;
+  return op;
 }
 OpDef p_relu_op() {
   OpDef op = binary_op<PReluMap>("PRelu");

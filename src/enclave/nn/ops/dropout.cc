@@ -149,7 +149,8 @@ OpDef dropout_op() {
           .backward = backward,
           .blocking = Blocking::kSame,
           .in_place_inputs = 1,
-          .saved_bytes = saved_bytes};
+          .saved_bytes = saved_bytes,
+          .flops_an_element = 2};
 }
 
 }  // namespace tempo

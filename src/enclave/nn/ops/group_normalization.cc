@@ -255,7 +255,8 @@ OpDef normalization_op(std::string_view type, int min_opset) {
           .blocking = Blocking::kSame,
           .in_place_inputs = 1,
           .relu_fusion = ReluFusion::kRecomputes,
-          .saved_bytes = saved_bytes};
+          .saved_bytes = saved_bytes,
+          .flops_an_element = 7};
 }
 
 }  // namespace

@@ -318,8 +318,9 @@ std::int64_t slope_bytes(const Node& node, const Shapes& shapes) {
          static_cast<std::int64_t>(sizeof(float));
 }
 
+// functions: exponentials and the like in a value.
 template <class Map>
-OpDef pointwise_op(std::string_view type, int min_opset = 6) {
+OpDef pointwise_op(std::string_view type, int min_opset = 6, int functions = 0) {
   OpDef op = {.type = type,
               .min_opset = min_opset,
               .unsupported = unsupported_storage,
@@ -327,7 +328,8 @@ OpDef pointwise_op(std::string_view type, int min_opset = 6) {
               .forward = forward<Map>,
               .backward = backward<Map>,
               .blocking = Blocking::kSame,
-              .in_place_inputs = 1};
+              .in_place_inputs = 1,
+              .flops_an_element = 1 + functions * kFunctionFlops};
   if constexpr (kKeepsSlope<Map>) {
     op.saved_bytes = slope_bytes;
   } else {
@@ -367,7 +369,7 @@ OpDef ceil_op() {
   return pointwise_op<StepMap<ceil_step>>("Ceil");
 }
 OpDef celu_op() {
-  OpDef op = pointwise_op<CeluMap>("Celu", 12);
+  OpDef op = pointwise_op<CeluMap>("Celu", 12, 1);
   op.unsupported = unsupported_celu;
   return op;
 }
@@ -378,22 +380,22 @@ OpDef clip_op() {
   return op;
 }
 OpDef cos_op() {
-  return pointwise_op<CosMap>("Cos", 7);
+  return pointwise_op<CosMap>("Cos", 7, 1);
 }
 OpDef elu_op() {
-  return pointwise_op<EluMap>("Elu");
+  return pointwise_op<EluMap>("Elu", 6, 1);
 }
 OpDef erf_op() {
-  return pointwise_op<ErfMap>("Erf", 9);
+  return pointwise_op<ErfMap>("Erf", 9, 1);
 }
 OpDef exp_op() {
-  return pointwise_op<ExpMap>("Exp");
+  return pointwise_op<ExpMap>("Exp", 6, 1);
 }
 OpDef floor_op() {
   return pointwise_op<StepMap<floor_step>>("Floor");
 }
 OpDef gelu_op() {
-  OpDef op = pointwise_op<GeluMap>("Gelu", 20);
+  OpDef op = pointwise_op<GeluMap>("Gelu", 20, 1);
   op.notes = kFusedNotes;
   op.unsupported = unsupported_gelu;
   return op;
@@ -410,10 +412,10 @@ OpDef leaky_relu_op() {
   return pointwise_op<LeakyReluMap>("LeakyRelu");
 }
 OpDef log_op() {
-  return pointwise_op<LogMap>("Log");
+  return pointwise_op<LogMap>("Log", 6, 1);
 }
 OpDef mish_op() {
-  return pointwise_op<MishMap>("Mish", 18);
+  return pointwise_op<MishMap>("Mish", 18, 3);
 }
 OpDef neg_op() {
   return pointwise_op<NegMap>("Neg");
@@ -425,19 +427,19 @@ OpDef round_op() {
   return pointwise_op<StepMap<round_step>>("Round", 11);
 }
 OpDef selu_op() {
-  return pointwise_op<SeluMap>("Selu");
+  return pointwise_op<SeluMap>("Selu", 6, 1);
 }
 OpDef sigmoid_op() {
-  return pointwise_op<SigmoidMap>("Sigmoid");
+  return pointwise_op<SigmoidMap>("Sigmoid", 6, 1);
 }
 OpDef sign_op() {
   return pointwise_op<StepMap<sign_step>>("Sign", 9);
 }
 OpDef sin_op() {
-  return pointwise_op<SinMap>("Sin", 7);
+  return pointwise_op<SinMap>("Sin", 7, 1);
 }
 OpDef softplus_op() {
-  return pointwise_op<SoftplusMap>("Softplus", 1);
+  return pointwise_op<SoftplusMap>("Softplus", 1, 2);
 }
 OpDef softsign_op() {
   return pointwise_op<SoftsignMap>("Softsign", 1);
@@ -446,12 +448,12 @@ OpDef sqrt_op() {
   return pointwise_op<SqrtMap>("Sqrt");
 }
 OpDef swish_op() {
-  OpDef op = pointwise_op<SwishMap>("Swish", 24);
+  OpDef op = pointwise_op<SwishMap>("Swish", 24, 1);
   op.notes = kFusedNotes;
   return op;
 }
 OpDef tanh_op() {
-  return pointwise_op<TanhMap>("Tanh");
+  return pointwise_op<TanhMap>("Tanh", 6, 1);
 }
 
 }  // namespace tempo

@@ -161,7 +161,8 @@ OpDef softmax_op() {
           .forward = forward,
           .backward = backward,
           .needs = {.outputs = true},
-          .in_place_inputs = 1};
+          .in_place_inputs = 1,
+          .flops_an_element = 4 + kFunctionFlops};
 }
 
 }  // namespace tempo
