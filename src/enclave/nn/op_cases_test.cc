@@ -1029,6 +1029,8 @@ std::vector<OpCase> group_norm_cases() {
     add("within_blocks_Relu", {2, 16, 3, 2}, 4, true);
     add("odd_channels", {3, 6, 3, 3}, 2);
     add("rank_3", {2, 6, 5}, 3);
+    add("rank_3_in_pieces", {2, 6, 24}, 3);
+    add("images_in_pieces", {2, 8, 4, 8}, 2, true);
     add("rank_5", {2, 4, 2, 3, 2}, 2, true);
     add("rows", {3, 12}, 3);
   }

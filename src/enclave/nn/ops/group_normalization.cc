@@ -3,6 +3,7 @@
 // scale and a bias.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "enclave/nn/feature_view.h"
 #include "enclave/nn/kernels.h"
@@ -62,53 +63,61 @@ std::int64_t saved_bytes(const Node& node, const Shapes& shapes) {
   return 2 * in[0] * groups_of(node, in) * static_cast<std::int64_t>(sizeof(float));
 }
 
-// What both directions need to know; spreads values by group over channels.
+// What both directions need to know. The kernels work on columns: channels, or where a channel lies
+// in one piece, several columns a channel.
 struct Geometry {
-  FeatureView view;  // images apart, in every layout
-  std::int64_t channels;
+  static constexpr std::int64_t kColumnsOfPiece = 16;  // floats of the widest vectors
+
+  FeatureView view;  // images apart, in every layout; its channels are the columns
+  std::int64_t columns;
   std::int64_t groups;
-  std::vector<float> scale, bias;  // by channel
+  std::int64_t columns_of_parameter;  // that share a scale and a bias
+  std::vector<float> scale, bias;     // by column
 
   explicit Geometry(const OpContext& context)
       : view(feature_view(context.in_shape(0), context.in_block(0))),
-        channels(view.channels()),
         groups(groups_of(context.node, context.in_shape(0))) {
-    const std::int64_t images = context.in_shape(0)[0];
-    if (view.images != images) {
-      view.positions /= images;
-      view.images = images;
+    const Shape& shape = context.in_shape(0);
+    if (view.images != shape[0]) {
+      view.positions /= shape[0];
+      view.images = shape[0];
     }
-    const std::int64_t shared = has_parameters_by_group(context.node) ? channels_of_group() : 1;
-    scale.resize(static_cast<std::size_t>(channels));
+    if (view.width == 1) {
+      view.width = std::gcd(view.positions, kColumnsOfPiece);
+      view.positions /= view.width;
+    }
+    columns = view.channels();
+    columns_of_parameter = columns / (has_parameters_by_group(context.node) ? groups : shape[1]);
+    scale.resize(static_cast<std::size_t>(columns));
     bias.resize(scale.size());
-    for (std::int64_t c = 0; c < channels; ++c) {
-      scale[static_cast<std::size_t>(c)] = context.in[1][c / shared];
-      bias[static_cast<std::size_t>(c)] = context.in[2][c / shared];
+    for (std::int64_t c = 0; c < columns; ++c) {
+      scale[static_cast<std::size_t>(c)] = context.in[1][c / columns_of_parameter];
+      bias[static_cast<std::size_t>(c)] = context.in[2][c / columns_of_parameter];
     }
   }
 
-  std::int64_t channels_of_group() const { return channels / groups; }
-  std::int64_t group_of(std::size_t channel) const {
-    return static_cast<std::int64_t>(channel) / channels_of_group();
+  std::int64_t columns_of_group() const { return columns / groups; }
+  std::int64_t group_of(std::size_t column) const {
+    return static_cast<std::int64_t>(column) / columns_of_group();
   }
   double elements_of_group() const {
-    return static_cast<double>(channels_of_group() * view.positions);
+    return static_cast<double>(columns_of_group() * view.positions);
   }
-  // Offset of the first element of a channel of an image.
-  std::int64_t first_of(std::int64_t image, std::int64_t channel) const {
-    return view.offset(image, channel / view.width, 0) + channel % view.width;
+  // Offset of the first element of a column of an image.
+  std::int64_t first_of(std::int64_t image, std::int64_t column) const {
+    return view.offset(image, column / view.width, 0) + column % view.width;
   }
 
   // Calls body(image) for all of them, on several threads.
   template <class Body>
   void for_images(ThreadPool& pool, const Body& body) const {
-    pool.parallel_for(view.images, grain_for(channels * view.positions),
+    pool.parallel_for(view.images, grain_for(columns * view.positions),
                       [&](std::int64_t begin, std::int64_t end) {
                         for (std::int64_t image = begin; image < end; ++image) body(image);
                       });
   }
-  // Calls body(offset in memory, first channel) for the channel blocks of an image: view.positions
-  // rows of view.width each.
+  // Calls body(offset in memory, first column) for the blocks of an image: view.positions rows of
+  // view.width each.
   template <class Body>
   void for_blocks(std::int64_t image, const Body& body) const {
     for (std::int64_t block = 0; block < view.blocks; ++block) {
@@ -117,7 +126,7 @@ struct Geometry {
   }
 };
 
-// The map of one image, by channel.
+// The map of one image, by column.
 struct ImageMap {
   std::vector<float> mean, scale;
   const float* shift;
@@ -131,8 +140,8 @@ struct ImageMap {
       scale[c] = g.scale[c] * inverse[g.group_of(c)];
     }
   }
-  kernels::Normalization at(std::int64_t channel) const {
-    return {mean.data() + channel, scale.data() + channel, shift + channel, relu};
+  kernels::Normalization at(std::int64_t column) const {
+    return {mean.data() + column, scale.data() + column, shift + column, relu};
   }
 };
 
@@ -140,21 +149,21 @@ struct ImageMap {
 // element so that a mean far from zero costs no digits.
 void find_statistics(const Geometry& g, const float* x, std::int64_t image, double epsilon,
                      float* mean, float* inverse) {
-  const auto channels = static_cast<std::size_t>(g.channels);
-  std::vector<float> shift(channels);
-  for (std::size_t c = 0; c < channels; ++c) {
-    shift[c] = x[g.first_of(image, g.group_of(c) * g.channels_of_group())];
+  const auto columns = static_cast<std::size_t>(g.columns);
+  std::vector<float> shift(columns);
+  for (std::size_t c = 0; c < columns; ++c) {
+    shift[c] = x[g.first_of(image, g.group_of(c) * g.columns_of_group())];
   }
-  std::vector<double> sums(channels, 0.0), squares(channels, 0.0);
+  std::vector<double> sums(columns, 0.0), squares(columns, 0.0);
   g.for_blocks(image, [&](std::int64_t at, std::int64_t c) {
     kernels::column_moments(x + at, g.view.positions, g.view.width, shift.data() + c,
                             sums.data() + c, squares.data() + c);
   });
   const double count = g.elements_of_group();
   for (std::int64_t group = 0; group < g.groups; ++group) {
-    const std::int64_t first = group * g.channels_of_group();
+    const std::int64_t first = group * g.columns_of_group();
     double sum = 0, square = 0;
-    for (std::int64_t c = first; c < first + g.channels_of_group(); ++c) {
+    for (std::int64_t c = first; c < first + g.columns_of_group(); ++c) {
       sum += sums[static_cast<std::size_t>(c)];
       square += squares[static_cast<std::size_t>(c)];
     }
@@ -186,17 +195,14 @@ void forward(OpContext& context) {
   });
 }
 
-// Sums over the images, and over the channels that share a parameter.
+// Sums over the images, and over the columns that share a parameter.
 void store_parameter_gradient(OpContext& context, const Geometry& g, std::size_t input,
                               const std::vector<double>& by_image) {
   if (context.d_in[input] == nullptr) return;
-  const bool by_group = has_parameters_by_group(context.node);
-  std::vector<double> sums(static_cast<std::size_t>(by_group ? g.groups : g.channels), 0.0);
-  const auto channels = static_cast<std::size_t>(g.channels);
-  for (std::size_t i = 0; i < by_image.size(); ++i) {
-    const std::size_t c = i % channels;
-    sums[by_group ? static_cast<std::size_t>(g.group_of(c)) : c] += by_image[i];
-  }
+  const auto columns = static_cast<std::size_t>(g.columns);
+  const auto shared = static_cast<std::size_t>(g.columns_of_parameter);
+  std::vector<double> sums(columns / shared, 0.0);
+  for (std::size_t i = 0; i < by_image.size(); ++i) sums[i % columns / shared] += by_image[i];
   store_sums(sums, context.d_in[input], context.accumulate[input]);
 }
 
@@ -206,29 +212,29 @@ void backward(OpContext& context) {
   const Geometry g(context);
   const auto* means = reinterpret_cast<const float*>(context.saved);
   const float* inverses = means + g.view.images * g.groups;
-  const auto channels = static_cast<std::size_t>(g.channels);
-  // By image and channel, so that their sums do not depend on the threads.
-  std::vector<double> d_bias(static_cast<std::size_t>(g.view.images) * channels, 0.0);
+  const auto columns = static_cast<std::size_t>(g.columns);
+  // By image and column, so that their sums do not depend on the threads.
+  std::vector<double> d_bias(static_cast<std::size_t>(g.view.images) * columns, 0.0);
   std::vector<double> d_scale(d_bias.size(), 0.0);
   g.for_images(context.pool, [&](std::int64_t image) {
     const float* inverse = inverses + image * g.groups;
     const ImageMap map(g, means + image * g.groups, inverse, context.fused_relu);
-    double* sums = d_bias.data() + image * g.channels;
-    double* products = d_scale.data() + image * g.channels;
+    double* sums = d_bias.data() + image * g.columns;
+    double* products = d_scale.data() + image * g.columns;
     g.for_blocks(image, [&](std::int64_t at, std::int64_t c) {
       kernels::normalize_sums(map.at(c), context.in[0] + at, context.d_out[0] + at,
                               g.view.positions, g.view.width, sums + c, products + c);
     });
     std::vector<double> sum_k(static_cast<std::size_t>(g.groups), 0.0), sum_kh(sum_k);
-    for (std::size_t c = 0; c < channels; ++c) {
+    for (std::size_t c = 0; c < columns; ++c) {
       const auto group = static_cast<std::size_t>(g.group_of(c));
       products[c] *= static_cast<double>(inverse[group]);
       sum_k[group] += static_cast<double>(g.scale[c]) * sums[c];
       sum_kh[group] += static_cast<double>(g.scale[c]) * products[c];
     }
     if (context.d_in[0] == nullptr) return;
-    std::vector<float> slope(channels), offset(channels);
-    for (std::size_t c = 0; c < channels; ++c) {
+    std::vector<float> slope(columns), offset(columns);
+    for (std::size_t c = 0; c < columns; ++c) {
       const auto group = static_cast<std::size_t>(g.group_of(c));
       const auto factor = static_cast<double>(inverse[group]) / g.elements_of_group();
       slope[c] = static_cast<float>(-factor * static_cast<double>(inverse[group]) * sum_kh[group]);
