@@ -98,19 +98,18 @@ const OpDef* find_op(std::string_view onnx_type) {
 
 OpWork forward_work(const Graph& graph, const Node& node, const Shapes& shapes) {
   const OpDef& op = *find_op(node.op_type);
-  std::int64_t largest = 0, moved = 0;
+  double largest = 0, bytes = 0;
   const auto add = [&](TensorId id) {
-    if (id == kNoTensor || graph.tensors[static_cast<std::size_t>(id)].type != DataType::kFloat32) {
-      return;
-    }
-    const std::int64_t elements = element_count(shapes[static_cast<std::size_t>(id)]);
+    if (id == kNoTensor) return;
+    const auto index = static_cast<std::size_t>(id);
+    const bool is_float = graph.tensors[index].type == DataType::kFloat32;
+    const auto elements = static_cast<double>(element_count(shapes[index]));
     largest = std::max(largest, elements);
-    moved += elements;
+    bytes += elements * (is_float ? sizeof(float) : sizeof(std::int64_t));
   };
   for (const TensorId id : node.inputs) add(id);
   add(node.outputs[0]);
-  OpWork work{.flops = op.flops_an_element * static_cast<double>(largest),
-              .bytes = static_cast<double>(moved) * sizeof(float)};
+  OpWork work{.flops = op.flops_an_element * largest, .bytes = bytes};
   if (is_linear_node(graph, node)) {
     work.flops = 2 * static_cast<double>(op.lower(node, graph, shapes).multiply_adds());
   } else if (op.flops != nullptr) {

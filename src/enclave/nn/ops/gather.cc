@@ -131,7 +131,8 @@ OpDef gather_op() {
           .infer = infer,
           .forward = forward,
           .backward = backward,
-          .needs = {.inputs = true}};
+          .needs = {.inputs = true},
+          .flops_an_element = 0};
 }
 
 }  // namespace tempo

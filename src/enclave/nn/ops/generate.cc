@@ -112,7 +112,8 @@ OpDef constant_of_shape_op() {
           .unsupported = unsupported_fill,
           .output_type = fill_type,
           .infer = infer_fill,
-          .forward = fill_forward};
+          .forward = fill_forward,
+          .flops_an_element = 0};
 }
 
 OpDef range_op() {

@@ -215,7 +215,8 @@ OpDef slice_op() {
           .output_type = type_of_first,
           .infer = infer_slice,
           .forward = slice_forward,
-          .backward = slice_backward};
+          .backward = slice_backward,
+          .flops_an_element = 0};
 }
 
 OpDef pad_op() {
@@ -225,7 +226,8 @@ OpDef pad_op() {
           .unsupported = unsupported_pad,
           .infer = infer_pad,
           .forward = pad_forward,
-          .backward = pad_backward};
+          .backward = pad_backward,
+          .flops_an_element = 0};
 }
 
 }  // namespace tempo
