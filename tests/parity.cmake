@@ -2,16 +2,10 @@
 #
 # What waits for the importer, and for what. Delete the line when it is there.
 set(parity_waiting
-  # Equal and Where of a float mask: the mask counts as a parameter.
-  tiny_gpt/model tiny_gpt/newest_script tiny_gpt_tied/model tiny_gpt_tied/newest_script gpt
-  # Attention's scale is an initializer of one value, and counts as a parameter.
-  tiny_gpt/newest_dynamo_fused tiny_vit/newest_dynamo
   # SplitToSequence and SequenceAt.
   tiny_gpt_tied/newest_dynamo
   # Mod and Slice of shapes that depend on the batch.
-  tiny_vit/newest_script
-  # A class token expanded to a shape made with Shape, ConstantOfShape, Equal and Where.
-  tiny_vit_token/model tiny_vit_token/newest_script vit_b_16)
+  tiny_vit/newest_script)
 # Of true size: made when the test runs, which takes python3-torch and minutes.
 set(parity_large resnet18 resnet50 vgg11_bn mobilenet_v2 vit vit_b_16 gpt)
 

@@ -85,6 +85,7 @@ class Importer {
     for (const int position : order_.order) TEMPO_RETURN_IF_ERROR(add_node(position));
     if (unsupported_count_ > 0) return unsupported_nodes();
     TEMPO_RETURN_IF_ERROR(add_outputs());
+    hold_what_no_gradient_reaches();
     out_.homes = rewrite_for_export(&model_, order_.order, values_.take_homes());
     return std::move(out_);
   }
@@ -192,6 +193,28 @@ class Importer {
     const TensorId made = values_.at(result).id;
     out_.graph.tensors[static_cast<std::size_t>(made)].name = name;
     return made;
+  }
+
+  // A mask that is compared, say: no training would change it, but weight decay would.
+  void hold_what_no_gradient_reaches() {
+    std::vector<bool> reached(out_.graph.tensors.size(), false);
+    for (const TensorId id : out_.graph.outputs) reached[static_cast<std::size_t>(id)] = true;
+    for (std::size_t n = out_.graph.nodes.size(); n-- > 0;) {
+      const Node& node = out_.graph.nodes[n];
+      const OpDef& op = *find_op(node.op_type);
+      const auto result = static_cast<std::size_t>(node.outputs[0]);
+      const bool passes_on = out_.graph.tensors[result].type == DataType::kFloat32 &&
+                             (op.is_linear || op.backward != nullptr);
+      if (!reached[result] || !passes_on) continue;
+      for (const TensorId id : node.inputs) {
+        if (id != kNoTensor) reached[static_cast<std::size_t>(id)] = true;
+      }
+    }
+    for (std::size_t id = 0; id < reached.size(); ++id) {
+      Tensor& tensor = out_.graph.tensors[id];
+      if (tensor.kind == TensorKind::kParameter && !reached[id])
+        tensor.kind = TensorKind::kConstant;
+    }
   }
 
   // --- Nodes ---

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <numeric>
 
@@ -402,6 +403,114 @@ TEST(Import, ANumberInTheCodeIsNotTrained) {
   const OnnxModel model = must_import(to_bytes(proto));
   EXPECT_EQ(tensor(model.graph, "c").kind, TensorKind::kConstant);
   EXPECT_THAT(tensor(model.graph, "c").floats, ElementsAre(1.5F, 1.5F, 1.5F, 1.5F));
+}
+
+TEST(Import, MasksAndNumbersAreNotTrained) {
+  onnx::ModelProto proto = empty_model({0, 4});
+  add_floats(&proto, "bias", {4});
+  add_floats(&proto, "mask", {4})->set_float_data(2, -std::numeric_limits<float>::infinity());
+  add_floats(&proto, "val_7", {1});        // an exporter's name
+  add_floats(&proto, "scale", {1});        // a module's
+  add_floats(&proto, "triangle", {1, 4});  // only compared
+  add_floats(&proto, "zero", {});
+  add_node(&proto, "Add", {"x", "bias"}, {"a"});
+  add_node(&proto, "Add", {"a", "mask"}, {"b"});
+  add_node(&proto, "Mul", {"b", "val_7"}, {"c"});
+  add_node(&proto, "Mul", {"c", "scale"}, {"d"});
+  add_node(&proto, "Transpose", {"triangle"}, {"turned"});
+  add_ints(&proto, "flat", {4});
+  add_node(&proto, "Reshape", {"turned", "flat"}, {"row"});
+  add_node(&proto, "Equal", {"row", "zero"}, {"hidden"});
+  add_node(&proto, "Where", {"hidden", "zero", "d"}, {"y"});
+  add_output(&proto, "y");
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_EQ(tensor(model.graph, "bias").kind, TensorKind::kParameter);
+  EXPECT_EQ(tensor(model.graph, "scale").kind, TensorKind::kParameter);
+  EXPECT_EQ(tensor(model.graph, "mask").kind, TensorKind::kConstant);
+  EXPECT_EQ(tensor(model.graph, "val_7").kind, TensorKind::kConstant);
+  EXPECT_EQ(tensor(model.graph, "triangle").kind, TensorKind::kConstant);
+}
+
+// As nn.Linear on rank 3 is exported without constant folding, with weights tied to an embedding.
+TEST(Import, ProductsByATransposedWeightTakeTheWeight) {
+  onnx::ModelProto proto = empty_model({0, 3});
+  set_value_info(proto.mutable_graph()->mutable_input(0), "x", {0, 3}, onnx::TensorProto::INT64);
+  add_floats(&proto, "table", {5, 4});
+  add_node(&proto, "Gather", {"table", "x"}, {"rows"});
+  add_node(&proto, "Transpose", {"table"}, {"turned"});
+  add_node(&proto, "MatMul", {"rows", "turned"}, {"y"});
+  add_output(&proto, "y");
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_THAT(op_types(model.graph), ElementsAre("Gather", "MatMul"));
+  EXPECT_EQ(model.graph.nodes[1].inputs[1], model.graph.nodes[0].inputs[0]);
+  EXPECT_TRUE(is_linear_node(model.graph, model.graph.nodes[1]));
+  const Result<Shapes> shapes = infer_shapes(model.graph, 2);
+  ASSERT_TRUE(shapes.ok());
+  EXPECT_EQ((*shapes)[static_cast<std::size_t>(model.graph.outputs[0])], (Shape{2, 3, 5}));
+}
+
+// A class token, as PyTorch's script exporter expands it over the batch.
+TEST(Import, ShapesThatDependOnTheBatchAreFollowed) {
+  onnx::ModelProto proto = empty_model({0, 2, 4});
+  add_floats(&proto, "token", {1, 1, 4});
+  add_ints(&proto, "first", {0});
+  add_ints(&proto, "rest", {-1, -1});
+  add_ints(&proto, "minus", {-1});
+  add_node(&proto, "Shape", {"x"}, {"shape"});
+  add_node(&proto, "Gather", {"shape", "first"}, {"n"});
+  add_int(add_node(&proto, "Concat", {"n", "rest"}, {"target"}), "axis", 0);
+  add_node(&proto, "Shape", {"target"}, {"rank"});
+  onnx::NodeProto* ones = add_node(&proto, "ConstantOfShape", {"rank"}, {"ones"});
+  onnx::AttributeProto* value = ones->add_attribute();
+  value->set_name("value");
+  value->set_type(onnx::AttributeProto::TENSOR);
+  value->mutable_t()->set_data_type(onnx::TensorProto::INT64);
+  value->mutable_t()->add_dims(1);
+  value->mutable_t()->add_int64_data(1);
+  add_node(&proto, "Equal", {"target", "minus"}, {"open"});
+  add_node(&proto, "Where", {"open", "ones", "target"}, {"wanted"});
+  add_node(&proto, "Expand", {"token", "wanted"}, {"tokens"});
+  add_int(add_node(&proto, "Concat", {"tokens", "x"}, {"y"}), "axis", 1);
+  add_output(&proto, "y");
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_THAT(op_types(model.graph), ElementsAre("Expand", "Concat"));
+  for (const std::int64_t batch : {1, 7}) {
+    const Result<Shapes> shapes = infer_shapes(model.graph, batch);
+    ASSERT_TRUE(shapes.ok());
+    EXPECT_EQ((*shapes)[static_cast<std::size_t>(model.graph.outputs[0])], (Shape{batch, 3, 4}));
+  }
+}
+
+TEST(Import, WhatDependsOnConstantsAloneIsComputed) {
+  onnx::ModelProto proto = empty_model({0, 2, 2}, 14);
+  add_ints(&proto, "square", {2, 2});
+  add_node(&proto, "ConstantOfShape", {"square"}, {"zeros"});
+  add_floats(&proto, "one", {});
+  add_node(&proto, "Add", {"zeros", "one"}, {"ones"});
+  add_int(add_node(&proto, "Trilu", {"ones"}, {"lower"}), "upper", 0);
+  add_node(&proto, "Mul", {"x", "lower"}, {"y"});
+  add_output(&proto, "y");
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_THAT(op_types(model.graph), ElementsAre("Mul"));
+  EXPECT_EQ(tensor(model.graph, "lower").kind, TensorKind::kConstant);
+  EXPECT_THAT(tensor(model.graph, "lower").floats, ElementsAre(1, 0, 1, 1));
+}
+
+TEST(Import, SplitBecomesSlices) {
+  onnx::ModelProto proto = empty_model({0, 7}, 18);
+  onnx::NodeProto* split = add_node(&proto, "Split", {"x"}, {"a", "b"});
+  add_int(split, "axis", 1);
+  add_int(split, "num_outputs", 2);
+  add_node(&proto, "Relu", {"a"}, {"y"});
+  add_node(&proto, "Relu", {"b"}, {"z"});
+  add_output(&proto, "y");
+  add_output(&proto, "z");
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_THAT(op_types(model.graph), ElementsAre("Slice", "Slice", "Relu", "Relu"));
+  const Result<Shapes> shapes = infer_shapes(model.graph, 5);
+  ASSERT_TRUE(shapes.ok());
+  EXPECT_EQ((*shapes)[static_cast<std::size_t>(model.graph.outputs[0])], (Shape{5, 4}));
+  EXPECT_EQ((*shapes)[static_cast<std::size_t>(model.graph.outputs[1])], (Shape{5, 3}));
 }
 
 TEST(Export, IsInInferenceForm) {

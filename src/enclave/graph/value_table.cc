@@ -56,6 +56,16 @@ bool is_mask(const onnx::TensorProto& tensor) {
                      [](float value) { return !(std::abs(value) < kLargest); });
 }
 
+// A number of the network's code that an exporter has made an initializer, under a name of its own.
+bool is_number(const onnx::TensorProto& tensor) {
+  const std::string& name = tensor.name();
+  const bool has_own_name =
+      !name.starts_with("val_") && !name.starts_with("onnx::") && !name.starts_with("_");
+  std::int64_t count = 1;
+  for (const std::int64_t dim : tensor.dims()) count = dim == 1 ? count : 2;
+  return count == 1 && !has_own_name;
+}
+
 }  // namespace
 
 Role role_of(const Node& node, std::size_t input, const Value& value) {
@@ -73,7 +83,8 @@ Role role_of(const Node& node, std::size_t input, const Value& value) {
              op == "Gemm" || op == "MatMul") {
     role.kind = TensorKind::kParameter;
   } else if (std::ranges::find(kMayTrain, op) != kMayTrain.end() && value.is_trainable &&
-             rank > 0 && is_float(value.constant) && !is_mask(*value.constant)) {
+             rank > 0 && is_float(value.constant) && !is_number(*value.constant) &&
+             !is_mask(*value.constant)) {
     role.kind = TensorKind::kParameter;
   }
   if (value.is_computed || !is_float(value.constant)) role.kind = TensorKind::kConstant;
@@ -237,6 +248,7 @@ bool ValueTable::transposed(const Node& node, const NodeNames& names) {
 // The operator's own forward computes what depends on constants alone.
 Result<bool> ValueTable::evaluate(const Node& node, const NodeNames& names) {
   std::vector<std::optional<Tensor>> operands;
+  bool depends_on_batch = false;
   for (std::size_t i = 0; i < names.inputs.size(); ++i) {
     operands.emplace_back();
     if (names.inputs[i].empty()) continue;
@@ -246,9 +258,11 @@ Result<bool> ValueTable::evaluate(const Node& node, const NodeNames& names) {
     Tensor tensor{.name = name, .kind = TensorKind::kConstant};
     TEMPO_RETURN_IF_ERROR(fill_constant(name, value, {}, &tensor));
     work_budget_ -= element_count(tensor.declared);
-    if (!tensor.ints_per_sample.empty() || work_budget_ < 0) return false;
+    if (work_budget_ < 0) return false;
+    depends_on_batch = depends_on_batch || !tensor.ints_per_sample.empty();
     operands.back() = std::move(tensor);
   }
+  if (depends_on_batch) return evaluate_per_batch(node, names.outputs[0], operands);
   std::optional<Tensor> result =
       evaluate_node(node, std::move(operands), std::min(copy_budget_ / 8, work_budget_));
   if (!result) return false;
@@ -269,6 +283,26 @@ Result<bool> ValueTable::evaluate(const Node& node, const NodeNames& names) {
   value.is_computed = true;
   values_[names.outputs[0]] = std::move(value);
   made_.push_back(std::move(made));
+  return true;
+}
+
+// Integers that stay short enough to be known for every batch size.
+bool ValueTable::evaluate_per_batch(const Node& node, const std::string& output,
+                                    const std::vector<std::optional<Tensor>>& operands) {
+  FoldedInts known;
+  for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
+    std::vector<std::optional<Tensor>> at_batch = operands;
+    for (std::optional<Tensor>& operand : at_batch) {
+      if (!operand) continue;
+      operand->ints = ints_at(*operand, kProbeBatches[batch]);
+      operand->ints_per_sample.clear();
+    }
+    const auto result = evaluate_node(node, std::move(at_batch), kMaxFoldedInts);
+    if (!result || result->type != DataType::kInt64 || result->declared.size() > 1) return false;
+    known.is_scalar = result->declared.empty();
+    known.at[batch] = result->ints;
+  }
+  values_[output].ints = std::move(known);
   return true;
 }
 
@@ -359,6 +393,11 @@ bool ValueTable::shape_of(const Node& node, const NodeNames& names) {
              source.constant->dims_size() <= static_cast<int>(kMaxRank)) {
     const auto& dims = source.constant->dims();
     shape.fill(Shape(dims.begin(), dims.end()));
+  } else if (source.ints) {
+    for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
+      if (source.ints->is_scalar) continue;
+      shape[batch] = {static_cast<std::int64_t>(source.ints->at[batch].size())};
+    }
   } else {
     return false;
   }

@@ -106,6 +106,8 @@ class ValueTable {
   bool transposed(const Node& node, const NodeNames& names);
   Result<bool> fold(const Node& node, const NodeNames& names);
   Result<bool> evaluate(const Node& node, const NodeNames& names);
+  bool evaluate_per_batch(const Node& node, const std::string& output,
+                          const std::vector<std::optional<Tensor>>& operands);
 
   static Status fill_known_ints(const std::string& name, const FoldedInts& known, Tensor* tensor);
   Status fill_constant(const std::string& name, const Value& value, const Role& role,
