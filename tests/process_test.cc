@@ -197,6 +197,53 @@ TEST_F(ProcessTest, ATransformerTrainsToo) {
   EXPECT_EQ(tempo["checks"]["failed"], 0);
 }
 
+// PyTorch's export of a small GPT: tokens in, a row of classes for each of them out.
+TEST_F(ProcessTest, ALanguageModelTrainsToo) {
+  constexpr int kSequences = 64, kTokens = 6, kVocabulary = 17;
+  const std::string model = TEMPO_SOURCE_DIR "/tests/parity/fixtures/tiny_gpt/model.onnx";
+  std::vector<std::int64_t> tokens, next;
+  for (int s = 0; s < kSequences; ++s) {
+    std::int64_t token = s % kVocabulary;
+    for (int t = 0; t < kTokens; ++t) {
+      tokens.push_back(token);
+      token = (5 * token + 1) % kVocabulary;
+      next.push_back(token);
+    }
+  }
+  const std::string shape = "(64, 6)";
+  write_npy(work_ / "tokens.npy", "<i8", shape, tokens);
+  write_npy(work_ / "next.npy", "<i8", shape, next);
+  const std::string data =
+      "npy:" + (work_ / "tokens.npy").string() + "," + (work_ / "next.npy").string();
+  const std::vector<std::string> flags{"--data",   data, "--optimizer", "adamw", "--lr",    "0.01",
+                                       "--epochs", "10", "--batch",     "16",    "--scheme"};
+  const auto with = [&](const std::string& scheme) {
+    std::vector<std::string> all = flags;
+    all.push_back(scheme);
+    return train(model, all);
+  };
+  const json local = with("local");
+  const json tempo = with("tempo");
+  EXPECT_LT(largest_difference(local["loss"], tempo["loss"]), 1e-3);
+  EXPECT_LT(tempo["loss"].back().get<double>(), 0.5 * tempo["loss"].front().get<double>());
+  EXPECT_GT(tempo["checks"]["done"].get<int>(), 100);
+  EXPECT_EQ(tempo["checks"]["failed"], 0);
+
+  const std::string predictions = (work_ / "logits.npy").string();
+  const ProgramResult infer =
+      work_.run({program("tempo"), "infer", "--model", (work_ / "out.onnx").string(), "--data",
+                 data, "-o", predictions, "--report", report_path()});
+  ASSERT_EQ(infer.exit_code, 0) << infer.err;
+  EXPECT_GT(report()["accuracy"].back().get<double>(), 0.9);
+  EXPECT_NE(read_file(predictions).find("(64, 6, 17)"), std::string::npos);
+  // A token that the vocabulary lacks.
+  tokens[13] = kVocabulary;
+  write_npy(work_ / "tokens.npy", "<i8", shape, tokens);
+  const ProgramResult bad = work_.run(train_command(model, flags));
+  EXPECT_EQ(bad.exit_code, static_cast<int>(ErrorCode::kBadData)) << bad.err;
+  EXPECT_NE(bad.err.find("below 17, got 17"), std::string::npos) << bad.err;
+}
+
 // The values of an initializer of an ONNX file.
 std::string initializer(const std::string& path, const std::string& name) {
   onnx::ModelProto model;

@@ -316,8 +316,7 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
   if (!predictions.ok()) return predictions.error();
   job.report.model = summarise_model(graph, predictions->classes);
   job.report.model.fused = job.model.fused;
-  outputs.predictions_npy =
-      write_npy(predictions->values, predictions->samples, predictions->classes);
+  outputs.predictions_npy = write_npy(predictions->values, predictions->shape);
   job.report.predictions = std::move(predictions).value();
   return {};
 }

@@ -7,8 +7,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -16,8 +18,8 @@
 
 namespace tempo {
 
-// A sample is an image of channels x height x width, stored in this order, or a row of features
-// (channels = height = 1).
+// A sample is an image of channels x height x width, stored in this order, or a row of features or
+// tokens (channels = height = 1), whatever their dimensions.
 struct SampleShape {
   std::int64_t channels = 1;
   std::int64_t height = 1;
@@ -31,7 +33,8 @@ struct SampleShape {
   bool operator==(const SampleShape&) const = default;
 };
 
-enum class ValueType { kUint8, kFloat32 };
+enum class ValueType { kUint8, kFloat32, kInt32 };
+std::string_view value_type_name(ValueType type);  // "uint8", "float32", "int32"
 std::size_t value_bytes(ValueType type);
 
 // What the samples of a batch should give: one or the other, as the data set has it.
@@ -63,10 +66,12 @@ class Dataset {
   // The first byte of a sample of shape().elements() values. 0 <= index < size().
   const std::byte* sample(std::int64_t index) const;
 
-  // Empty, or one a sample, none of them negative.
+  // Empty, or labels_a_sample() for every sample, none of them negative.
   std::span<const std::int32_t> labels() const { return labels_; }
   bool has_labels() const { return !labels_.empty(); }
-  // `source`: the file that they are from. Precondition: labels.size() == size().
+  std::int64_t labels_a_sample() const { return has_labels() ? std::ssize(labels_) / size_ : 0; }
+  // `source`: the file that they are from. Precondition: labels.size() is a multiple of size(), not
+  // 0.
   void set_labels(std::vector<std::int32_t> labels, std::string source);
   // Target values: `width` finite float32, little-endian, a sample, in bytes from `offset` on.
   // Precondition: they fit.
@@ -100,11 +105,12 @@ struct Datasets {
   Dataset test;
 };
 
-// What a model's input of this declared shape, (N,C,H,W) or (N,F), wants for a sample. A model that
-// takes rows accepts images of as many values, in the order C, H, W. Error kBadData.
+// What a model's input of this declared shape wants for a sample: images for (N,C,H,W), else rows.
+// A model that takes rows accepts images of as many values, in the order C, H, W. Error kBadData.
 Result<SampleShape> model_sample_shape(const Shape& declared_input);
 
-// Whether the samples of a data set have the shape that a model wants. Error kBadData.
-Status check_fits(const Dataset& data, const SampleShape& model_input);
+// Whether the samples of a data set have the shape and the type that a model wants: integers for an
+// input of integers. Error kBadData.
+Status check_fits(const Dataset& data, const SampleShape& model_input, DataType type);
 
 }  // namespace tempo

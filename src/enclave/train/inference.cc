@@ -18,25 +18,41 @@ Result<ModelInput> describe_model_input(const Graph& graph) {
                  "the model's inputs and outputs",
                  std::move(expected),
                  std::move(got),
-                 "export the model with one input and one output (N,classes)"};
+                 "export the model with one input, and classes as the output's last dimension"};
   };
-  if (graph.inputs.size() != 1 || graph.outputs.size() != 1) {
-    return unsupported(
-        "the model has not exactly one input and one output", "1 and 1",
-        std::to_string(graph.inputs.size()) + " and " + std::to_string(graph.outputs.size()));
+  if (graph.inputs.size() != 1) {
+    return unsupported("the model has not exactly one input", "1",
+                       std::to_string(graph.inputs.size()));
   }
-  const Shape& declared = graph.tensors[static_cast<std::size_t>(graph.inputs[0])].declared;
-  const auto sample = model_sample_shape(declared);
+  const Tensor& input = graph.tensors[static_cast<std::size_t>(graph.inputs[0])];
+  const auto sample = model_sample_shape(input.declared);
   if (!sample.ok()) return sample.error();
   const auto shapes = infer_shapes(graph, 1);
   if (!shapes.ok()) return shapes.error();
-  const Shape& output = (*shapes)[static_cast<std::size_t>(graph.outputs[0])];
-  if (output.size() != 2) {
-    return unsupported("the model's output does not give one row of classes a sample",
-                       "(N,classes)", shape_to_string(output));
+  const TensorId first = graph.outputs[0];
+  const Shape& output = (*shapes)[static_cast<std::size_t>(first)];
+  if (output.size() < 2 ||
+      graph.tensors[static_cast<std::size_t>(first)].type != DataType::kFloat32) {
+    return unsupported("the model's first output does not give rows of classes", "(N,...,classes)",
+                       shape_to_string(output));
   }
-  return ModelInput{*sample, sample->image ? SampleLayout::kChannelsLast : SampleLayout::kRows,
-                    output[1]};
+  ModelInput model;
+  model.sample = *sample;
+  model.type = input.type;
+  model.layout = sample->image ? SampleLayout::kChannelsLast : SampleLayout::kRows;
+  model.output.assign(output.begin() + 1, output.end());
+  model.classes = output.back();
+  model.rows = element_count(model.output) / model.classes;
+  return model;
+}
+
+void fill_input(const Batcher& batcher, std::span<const std::uint32_t> samples, std::uint32_t epoch,
+                Executor& executor) {
+  if (executor.input_type() == DataType::kInt64) {
+    batcher.fill_ints(samples, executor.input_ints());
+  } else {
+    batcher.fill(samples, epoch, executor.input());
+  }
 }
 
 Result<std::unique_ptr<InferencePass>> InferencePass::create(Graph& graph, std::int64_t batch,
@@ -50,7 +66,7 @@ Result<std::unique_ptr<InferencePass>> InferencePass::create(Graph& graph, std::
 Status InferencePass::run(const Batcher& batcher, std::int64_t count,
                           const std::atomic<bool>& cancel, const OnBatch& on_batch) {
   const std::int64_t batch = executor_->batch();
-  const std::int64_t classes = executor_->classes();
+  const std::size_t a_sample = executor_->output().size() / static_cast<std::size_t>(batch);
   std::vector<std::uint32_t> samples;
   std::uint64_t step = 0;
   for (std::int64_t first = 0; first < count; first += batch, ++step) {
@@ -62,11 +78,11 @@ Status InferencePass::run(const Batcher& batcher, std::int64_t count,
     std::iota(samples.begin(), samples.end(), static_cast<std::uint32_t>(first));
     {
       TimeScope time(*ledger_, TimeKind::kData);
-      batcher.fill(samples, 0, executor_->input());
+      fill_input(batcher, samples, 0, *executor_);
     }
     TEMPO_RETURN_IF_ERROR(executor_->forward(step));
     TEMPO_RETURN_IF_ERROR(
-        on_batch(samples, executor_->output().first(static_cast<std::size_t>(size * classes))));
+        on_batch(samples, executor_->output().first(static_cast<std::size_t>(size) * a_sample)));
   }
   return {};
 }
@@ -85,9 +101,10 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
   }
   const auto model = describe_model_input(graph);
   if (!model.ok()) return model.error();
-  TEMPO_RETURN_IF_ERROR(check_fits(data, model->sample));
+  TEMPO_RETURN_IF_ERROR(check_fits(data, model->sample, model->type));
   if (data.has_labels()) {
-    TEMPO_RETURN_IF_ERROR(check_targets(data, LossKind::kCrossEntropy, model->classes));
+    TEMPO_RETURN_IF_ERROR(
+        check_targets(data, LossKind::kCrossEntropy, model->rows, model->classes));
   }
   const auto batcher = Batcher::create(data, normalisation, model->layout, {}, 0, pool);
   if (!batcher.ok()) return batcher.error();
@@ -95,15 +112,18 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
   Predictions predictions;
   predictions.samples = data.size();
   predictions.classes = model->classes;
+  predictions.shape = {data.size()};
+  predictions.shape.insert(predictions.shape.end(), model->output.begin(), model->output.end());
+  const auto width = static_cast<std::size_t>(model->classes);
+  const auto rows = static_cast<std::size_t>(model->rows);
   try {
-    predictions.values.resize(static_cast<std::size_t>(data.size()) *
-                              static_cast<std::size_t>(model->classes));
+    predictions.values.resize(static_cast<std::size_t>(data.size()) * rows * width);
   } catch (const std::exception&) {  // bad_alloc, length_error
     return Error{ErrorCode::kOutOfMemory,
                  "the predictions do not fit in memory",
                  "",
                  "",
-                 std::to_string(data.size()) + " x " + std::to_string(model->classes),
+                 shape_to_string(predictions.shape),
                  "predict fewer samples at a time"};
   }
   auto pass =
@@ -115,14 +135,14 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
   std::int64_t correct = 0;
   const auto on_batch = [&](std::span<const std::uint32_t> samples,
                             std::span<const float> outputs) {
-    const auto width = static_cast<std::size_t>(model->classes);
     const auto first = static_cast<std::int64_t>(samples.front());
     const auto count = static_cast<std::int64_t>(samples.size());
-    std::copy(outputs.begin(), outputs.end(),
-              predictions.values.begin() + static_cast<std::ptrdiff_t>(first * model->classes));
-    for (std::int64_t i = 0; data.has_labels() && i < count; ++i) {
-      const std::int64_t best = argmax(outputs.subspan(static_cast<std::size_t>(i) * width, width));
-      if (best == data.labels()[static_cast<std::size_t>(first + i)]) ++correct;
+    std::copy(
+        outputs.begin(), outputs.end(),
+        predictions.values.begin() + static_cast<std::ptrdiff_t>(samples.front() * rows * width));
+    for (std::size_t i = 0; data.has_labels() && i < samples.size() * rows; ++i) {
+      const std::int64_t best = argmax(outputs.subspan(i * width, width));
+      if (best == data.labels()[samples.front() * rows + i]) ++correct;
     }
     const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
     predictions.seconds = passed.count();
@@ -137,7 +157,7 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
   TEMPO_RETURN_IF_ERROR((*pass)->run(
       *batcher, data.size(), options.cancel != nullptr ? *options.cancel : kNever, on_batch));
   if (data.has_labels()) {
-    predictions.accuracy = static_cast<double>(correct) / static_cast<double>(data.size());
+    predictions.accuracy = static_cast<double>(correct) / static_cast<double>(data.labels().size());
   }
   return predictions;
 }

@@ -25,9 +25,15 @@ namespace tempo {
 // How a model wants its input: images channels last, or rows. Error kBadData or kUnsupportedModel.
 struct ModelInput {
   SampleShape sample;
+  DataType type = DataType::kFloat32;
   SampleLayout layout = SampleLayout::kRows;
+  Shape output;              // of one sample: the last dimension are classes
   std::int64_t classes = 0;  // columns of the output
+  std::int64_t rows = 1;     // of classes, a sample: tokens of a sequence, say
 };
+// Fills the executor's input with these samples and zeros.
+void fill_input(const Batcher& batcher, std::span<const std::uint32_t> samples, std::uint32_t epoch,
+                Executor& executor);
 Result<ModelInput> describe_model_input(const Graph& graph);
 
 // One inference executor. One thread at a time.
@@ -56,7 +62,8 @@ class InferencePass {
 };
 
 struct Predictions {
-  std::vector<float> values;  // samples x classes: the model's output as it is
+  std::vector<float> values;  // the model's first output as it is
+  Shape shape;                // (samples, ..., classes)
   std::int64_t samples = 0;
   std::int64_t classes = 0;
   std::optional<double> accuracy;  // where the data has labels (not target values)

@@ -191,20 +191,15 @@ Status add_npy_labels(NamedFile file, Dataset& data) {
   const auto array = parse_npy(file.name, file.bytes);
   if (!array.ok()) return array.error();
   if (array->type != NpyType::kFloat32) {
-    auto labels = npy_labels(file.name, *array, file.bytes);
+    auto labels = npy_integers(file.name, *array, file.bytes, "label");
     if (!labels.ok()) return labels.error();
-    TEMPO_RETURN_IF_ERROR(
-        check_labels(file.name, *labels, data.size(), std::numeric_limits<std::int32_t>::max()));
+    TEMPO_RETURN_IF_ERROR(check_label_count(file.name, array->shape[0], data.size()));
     data.set_labels(std::move(*labels), file.name);
     return {};
   }
   const auto& dims = array->shape;
-  if (dims.size() > 2) {
-    return Error{ErrorCode::kBadData, "unsupported shape of labels", file.name,
-                 "(N) or (N,K)",      shape_to_string(dims),         "reshape the array"};
-  }
   TEMPO_RETURN_IF_ERROR(check_label_count(file.name, dims[0], data.size()));
-  const std::int64_t width = dims.size() == 2 ? dims[1] : 1;
+  const std::int64_t width = element_count({dims.begin() + 1, dims.end()});
   TEMPO_RETURN_IF_ERROR(check_finite(file.name, file.bytes.data() + array->offset,
                                      static_cast<std::size_t>(dims[0] * width),
                                      static_cast<std::size_t>(width)));
@@ -223,31 +218,37 @@ Result<Dataset> load_npy(Files& files, std::string_view x_name, std::string_view
   if (!array.ok()) return array.error();
   const auto& dims = array->shape;
   const bool is_float = array->type == NpyType::kFloat32;
-  if (!is_float && array->type != NpyType::kUint8) {
-    return Error{ErrorCode::kBadData,
-                 "unsupported type of samples",
-                 x->name,
-                 "float32 or uint8",
-                 std::string(npy_type_name(array->type)),
-                 "convert with x.astype(numpy.float32)"};
-  }
-  if (dims.size() != 2 && dims.size() != 4) {
+  if (dims.size() < 2) {
     return Error{ErrorCode::kBadData,  "unsupported shape of samples", x->name,
                  "(N,C,H,W) or (N,F)", shape_to_string(dims),          "reshape the array"};
   }
   const std::int64_t count = dims[0];
   TEMPO_RETURN_IF_ERROR(check_count(x->name, count));
-  const SampleShape shape =
-      dims.size() == 2 ? SampleShape::row(dims[1]) : SampleShape{dims[1], dims[2], dims[3], true};
+  const SampleShape shape = dims.size() == 4
+                                ? SampleShape{dims[1], dims[2], dims[3], true}
+                                : SampleShape::row(element_count({dims.begin() + 1, dims.end()}));
   const auto elements = static_cast<std::size_t>(shape.elements());
   if (is_float) {
     TEMPO_RETURN_IF_ERROR(check_finite(x->name, x->bytes.data() + array->offset,
                                        elements * static_cast<std::size_t>(count), elements));
   }
-  Dataset data = one_file(std::move(*x), shape, is_float ? ValueType::kFloat32 : ValueType::kUint8,
-                          array->offset, count);
+  ValueType type = is_float ? ValueType::kFloat32 : ValueType::kUint8;
+  std::size_t offset = array->offset;
+  if (!is_float && array->type != NpyType::kUint8) {
+    const auto tokens = npy_integers(x->name, *array, x->bytes, "token");
+    if (!tokens.ok()) return tokens.error();
+    const auto bytes = std::as_bytes(std::span(*tokens));
+    x->bytes.assign(bytes.begin(), bytes.end());
+    type = ValueType::kInt32;
+    offset = 0;
+  }
+  Dataset data = one_file(std::move(*x), shape, type, offset, count);
   if (y) TEMPO_RETURN_IF_ERROR(add_npy_labels(std::move(*y), data));
   return data;
+}
+
+std::string describe(const Dataset& data) {
+  return data.shape().to_string() + " " + std::string(value_type_name(data.type()));
 }
 
 struct Format {
@@ -305,13 +306,9 @@ Result<Datasets> load_datasets(const DataSpec& spec, std::vector<NamedFile> file
   }
   if (!train->empty() && !test->empty() &&
       (train->shape() != test->shape() || train->type() != test->type())) {
-    return Error{
-        ErrorCode::kBadData,
-        "training and test samples differ in shape or type",
-        test->source(),
-        train->shape().to_string() + (train->type() == ValueType::kUint8 ? " uint8" : " float32"),
-        test->shape().to_string() + (test->type() == ValueType::kUint8 ? " uint8" : " float32"),
-        "send two sets of one kind"};
+    return Error{ErrorCode::kBadData, "training and test samples differ in shape or type",
+                 test->source(),      describe(*train),
+                 describe(*test),     "send two sets of one kind"};
   }
   return Datasets{std::move(*train), std::move(*test)};
 }

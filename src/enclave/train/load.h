@@ -7,8 +7,9 @@
 //   npy            x.npy, y.npy                                  x_test.npy, y_test.npy
 //
 // Files are uncompressed. Either set may be missing; so may the labels of idx and npy (enough for
-// predictions). npy samples are float32 or uint8, (N,C,H,W) or (N,F); labels are integers (N), or
-// float32 target values, (N) or (N,K).
+// predictions). npy samples are images (N,C,H,W) or rows of any other rank, of float32, uint8, or
+// integers (tokens); labels are integers, one a sample or as many as the model has rows of classes
+// for it, or float32 target values.
 #pragma once
 
 #include <vector>

@@ -70,18 +70,24 @@ Error bad_target(std::string what, std::string where, std::string expected, std:
           std::move(expected), std::move(got),  std::move(next_step)};
 }
 
-Status check_labels(const Dataset& data, std::int64_t classes) {
+Status check_labels(const Dataset& data, std::int64_t rows, std::int64_t classes) {
   if (!data.has_labels()) {
     return bad_target("this loss needs labels", data.label_source(), "one integer a sample",
                       "float32 values", "use --loss mse or bce, or convert with y.astype(int)");
   }
+  if (data.labels_a_sample() != rows) {
+    return bad_target("the labels do not fit the model's output", data.label_source(),
+                      std::to_string(rows) + " a sample", std::to_string(data.labels_a_sample()),
+                      "use labels of this shape, or a model made for them");
+  }
   const auto labels = data.labels();
   for (std::size_t i = 0; i < labels.size(); ++i) {
     if (labels[i] < classes) continue;
-    return bad_target("label out of range", data.label_source() + ", sample " + std::to_string(i),
-                      "0.." + std::to_string(classes - 1) + " (the model's classes)",
-                      std::to_string(labels[i]),
-                      "correct the label, or use a model with more classes");
+    const std::size_t sample = i / static_cast<std::size_t>(rows);
+    return bad_target(
+        "label out of range", data.label_source() + ", sample " + std::to_string(sample),
+        "0.." + std::to_string(classes - 1) + " (the model's classes)", std::to_string(labels[i]),
+        "correct the label, or use a model with more classes");
   }
   return {};
 }
@@ -129,15 +135,15 @@ std::int64_t argmax(std::span<const float> row) {
 }
 
 Result<LossSums> evaluate_loss(const LossOptions& options, std::span<const float> outputs,
-                               std::int64_t width, const Targets& targets,
-                               std::int64_t step_samples, std::span<float> d_outputs) {
+                               std::int64_t width, const Targets& targets, std::int64_t step_rows,
+                               std::span<float> d_outputs) {
   const auto row = static_cast<std::size_t>(width);
   const bool has_classes = options.kind == LossKind::kCrossEntropy;
-  TEMPO_ASSERT(!outputs.empty() && outputs.size() % row == 0 && step_samples > 0);
+  TEMPO_ASSERT(!outputs.empty() && outputs.size() % row == 0 && step_rows > 0);
   TEMPO_ASSERT(has_classes ? targets.labels.size() * row == outputs.size()
                            : targets.values.size() == outputs.size());
   TEMPO_ASSERT(d_outputs.empty() || d_outputs.size() == outputs.size());
-  const double scale = 1.0 / static_cast<double>(step_samples);
+  const double scale = 1.0 / static_cast<double>(step_rows);
   LossSums sums;
   sums.samples = static_cast<std::int64_t>(outputs.size() / row);
   for (std::size_t i = 0; i * row < outputs.size(); ++i) {
@@ -175,13 +181,13 @@ Metrics metrics_of(LossKind kind, std::int64_t width, const LossSums& sums) {
   return metrics;
 }
 
-Status check_targets(const Dataset& data, LossKind kind, std::int64_t width) {
+Status check_targets(const Dataset& data, LossKind kind, std::int64_t rows, std::int64_t width) {
   if (!data.has_labels() && !data.has_target_values()) {
     return bad_target("samples without labels", data.source(), "a label for every sample", "none",
                       "send the file of labels too");
   }
-  return kind == LossKind::kCrossEntropy ? check_labels(data, width)
-                                         : check_values(data, kind, width);
+  return kind == LossKind::kCrossEntropy ? check_labels(data, rows, width)
+                                         : check_values(data, kind, rows * width);
 }
 
 }  // namespace tempo

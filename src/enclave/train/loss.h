@@ -47,20 +47,21 @@ struct LossSums {
   double mean_loss() const { return loss / static_cast<double>(samples); }
 };
 
-// outputs: samples x width. d_outputs: empty, or as large: overwritten with the gradient of the
-// mean loss of a step of `step_samples` samples, of which these are some. Sums in float64.
-// Precondition: targets that check_targets() accepts.
-// Error kDiverged when the loss is not finite; d_outputs is then undefined.
+// outputs: rows of `width`, one or several a sample; everything here counts rows. d_outputs: empty,
+// or as large: overwritten with the gradient of the mean loss of a step of `step_rows` rows, of
+// which these are some. Sums in float64. Precondition: targets that check_targets() accepts. Error
+// kDiverged when the loss is not finite; d_outputs is then undefined.
 Result<LossSums> evaluate_loss(const LossOptions& options, std::span<const float> outputs,
-                               std::int64_t width, const Targets& targets,
-                               std::int64_t step_samples, std::span<float> d_outputs);
+                               std::int64_t width, const Targets& targets, std::int64_t step_rows,
+                               std::span<float> d_outputs);
 
 // Precondition: sums.samples > 0.
 Metrics metrics_of(LossKind kind, std::int64_t width, const LossSums& sums);
 
-// Whether the samples of a data set have what a loss compares `width` outputs with: labels below
-// `width`, or `width` values a sample, in 0..1 for bce. Error kBadData.
-Status check_targets(const Dataset& data, LossKind kind, std::int64_t width);
+// Whether the samples of a data set have what a loss compares `rows` rows of `width` outputs a
+// sample with: as many labels below `width`, or rows x width values, in 0..1 for bce. Error
+// kBadData.
+Status check_targets(const Dataset& data, LossKind kind, std::int64_t rows, std::int64_t width);
 
 // The index of the largest value, the first of equals; NaN never wins. row is not empty.
 std::int64_t argmax(std::span<const float> row);

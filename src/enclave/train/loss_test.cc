@@ -195,11 +195,14 @@ TEST(Targets, AreThoseOfTheSamples) {
 
 TEST(Targets, HaveToFitTheLoss) {
   const auto code_of = [](const Dataset& data, LossKind kind, std::int64_t width) {
-    const Status status = check_targets(data, kind, width);
+    const Status status = check_targets(data, kind, 1, width);
     return status.ok() ? std::string() : status.error().one_line();
   };
   EXPECT_EQ(code_of(with_labels({0, 2}), LossKind::kCrossEntropy, 3), "");
   EXPECT_EQ(code_of(with_values({-7, 2}), LossKind::kMse, 1), "");
+  EXPECT_TRUE(check_targets(with_values({-7, 2, 1, 1}), LossKind::kMse, 2, 1).ok());
+  EXPECT_EQ(check_targets(with_labels({0, 2}), LossKind::kCrossEntropy, 2, 3).error().expected,
+            "2 a sample");
   EXPECT_EQ(code_of(with_values({0, 0.5F, 1, 1}), LossKind::kBce, 2), "");
   const auto expect_refusal = [&](const Dataset& data, LossKind kind, std::int64_t width,
                                   const std::string& says) {

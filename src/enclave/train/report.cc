@@ -47,7 +47,7 @@ Json data_json(const DataSummary& data, const DataSpec& spec) {
           {"train_samples", data.train_samples},
           {"test_samples", data.test_samples},
           {"sample_shape", data.shape.to_string()},
-          {"type", data.type == ValueType::kUint8 ? "uint8" : "float32"},
+          {"type", value_type_name(data.type)},
           {"mean", data.normalisation.mean},
           {"deviation", data.normalisation.deviation},
           {"normalisation_from", printable(data.normalisation.origin)},

@@ -64,8 +64,8 @@ Status check_data(const Datasets& data, const ModelInput& model, LossKind loss) 
   }
   for (const Dataset* set : {&data.train, &data.test}) {
     if (set->empty()) continue;
-    TEMPO_RETURN_IF_ERROR(check_fits(*set, model.sample));
-    TEMPO_RETURN_IF_ERROR(check_targets(*set, loss, model.classes));
+    TEMPO_RETURN_IF_ERROR(check_fits(*set, model.sample, model.type));
+    TEMPO_RETURN_IF_ERROR(check_targets(*set, loss, model.rows, model.classes));
   }
   return {};
 }
@@ -110,6 +110,7 @@ Status Trainer::set_up(Graph& graph, const Normalisation& normalisation, ThreadP
   const auto model = describe_model_input(graph);
   if (!model.ok()) return model.error();
   classes_ = model->classes;
+  rows_ = model->rows;
   TEMPO_RETURN_IF_ERROR(check_data(*data_, *model, loss_.kind));
   length_ = run_length(spec_, data_->train.size());
 
@@ -170,7 +171,7 @@ Status Trainer::run(const std::atomic<bool>& cancel, const OnProgress& on_progre
       ++done;
       if (on_progress) on_progress(progress(epoch, history));
     }
-    if (epoch.train.samples == count) ++history.epochs_done;
+    if (epoch.train.samples == count * rows_) ++history.epochs_done;
     if (evaluation_) TEMPO_RETURN_IF_ERROR(evaluate(cancel, on_progress, epoch, history));
   }
   return {};
@@ -202,7 +203,7 @@ Status Trainer::step(Epoch& epoch, std::span<const std::uint32_t> samples,
   epoch.train.add(sums);
   history.train.back() = metrics_of(loss_.kind, classes_, epoch.train);
   history.loss.push_back(sums.mean_loss());
-  history.images += sums.samples;
+  history.images += static_cast<std::int64_t>(samples.size());
   return {};
 }
 
@@ -211,14 +212,14 @@ Result<Executor*> Trainer::batch(const Epoch& epoch, std::span<const std::uint32
   Executor& executor = static_cast<std::int64_t>(samples.size()) == spec_.batch ? *full_ : *last_;
   {
     const TimeScope time(*ledger_, TimeKind::kData);
-    train_batches_->fill(samples, static_cast<std::uint32_t>(epoch.index), executor.input());
+    fill_input(*train_batches_, samples, static_cast<std::uint32_t>(epoch.index), executor);
     data_->train.targets(samples, targets_);
   }
   TEMPO_RETURN_IF_ERROR(executor.forward(number));
   {
     const TimeScope time(*ledger_, TimeKind::kNonLinear);
-    const auto loss = evaluate_loss(loss_, executor.output(), classes_, targets_, step_samples,
-                                    executor.d_output());
+    const auto loss = evaluate_loss(loss_, executor.output(), classes_, targets_,
+                                    step_samples * rows_, executor.d_output());
     if (!loss.ok()) return loss.error();
     sums.add(*loss);
   }
@@ -245,7 +246,8 @@ Status Trainer::evaluate(const std::atomic<bool>& cancel, const OnProgress& on_p
   const auto on_batch = [&](std::span<const std::uint32_t> samples,
                             std::span<const float> outputs) -> Status {
     data_->test.targets(samples, targets_);
-    const auto loss = evaluate_loss(loss_, outputs, classes_, targets_, data_->test.size(), {});
+    const auto loss =
+        evaluate_loss(loss_, outputs, classes_, targets_, data_->test.size() * rows_, {});
     if (!loss.ok()) {
       Error error = loss.error();
       error.where = "evaluation after epoch " + std::to_string(epoch.index + 1);

@@ -106,6 +106,7 @@ class Trainer {
   TimeLedger* ledger_;
   const LossOptions loss_;
   std::int64_t classes_ = 0;  // columns of the output
+  std::int64_t rows_ = 1;     // of them, a sample
   RunLength length_;
   std::optional<LogitBypass> bypass_;  // before the executors: goes after them
   std::optional<Batcher> train_batches_;
