@@ -31,7 +31,7 @@ class OpsCommand final : public Command {
     for (const OpDef& op : op_table()) {
       const auto opsets =
           fmt::format("{}-{}", std::max<std::int64_t>(op.min_opset, kOldestOpset), kNewestOpset);
-      fmt::print(kRow, op.type, opsets, "yes", op.has_backward ? "yes" : "no",
+      fmt::print(kRow, op.type, opsets, "yes", has_gradient(op) ? "yes" : "none",
                  op.is_linear ? "worker or enclave" : "enclave", op.notes);
     }
     return {};

@@ -9,6 +9,7 @@
 
 #include "enclave/graph/fold.h"
 #include "enclave/graph/infer_node.h"
+#include "enclave/graph/onnx_attention.h"
 #include "enclave/graph/onnx_order.h"
 #include "enclave/graph/onnx_rewrite.h"
 #include "enclave/graph/onnx_schema.h"
@@ -243,6 +244,7 @@ class Importer {
     if (!absorbed) return absorbed.error();
     if (*absorbed) return {};
     if (node.op_type == "Split") return add_split(node, names);
+    if (node.op_type == "Attention") return add_attention(node, names);
     if (node.op_type == "ReduceMean") {
       Result<bool> pooled = add_mean_as_pooling(node, names);
       if (!pooled) return pooled.error();
@@ -302,6 +304,68 @@ class Importer {
       sum = part;
     }
     return {};
+  }
+
+  Status add_attention(const Node& node, const NodeNames& names) {
+    AttentionOperands operands;
+    std::string reason = attention_operands(names, &operands);
+    if (reason.empty()) {
+      const NodeSink sink{
+          [this](std::string wish) { return fresh_name(std::move(wish)); },
+          [this](const std::string& wish, std::vector<std::int64_t> ints) {
+            return add_ints(wish, std::move(ints));
+          },
+          [this](const std::string& wish, const Shape& shape, std::vector<float> floats) {
+            std::string name = fresh_name(wish);
+            values_.declare_floats(name, shape, std::move(floats));
+            return name;
+          },
+          [this](Node part, const NodeNames& part_names) {
+            return add_rewritten(std::move(part), part_names);
+          }};
+      Result<std::string> done = expand_attention(node, names, operands, sink);
+      if (!done) return done.error();
+      reason = std::move(*done);
+      if (reason.empty()) return {};
+    }
+    refuse(node, reason);
+    return name_outputs(names);
+  }
+
+  // Fills in what is known of an Attention node, or says why that is not enough.
+  std::string attention_operands(const NodeNames& names, AttentionOperands* operands) {
+    const std::vector<std::string>& inputs = names.inputs;
+    for (std::size_t i = 0; i < 3; ++i) {
+      if (i >= inputs.size() || inputs[i].empty()) return "it lacks an operand";
+      const auto shapes = shapes_of(inputs[i]);
+      if (!shapes) return "the shape of its input " + inputs[i] + " is not known";
+      Shape& shape = i == 0 ? operands->q : i == 1 ? operands->k : operands->v;
+      shape = (*shapes)[0];
+      const bool is_fixed_size =
+          (*shapes)[0].size() == (*shapes)[1].size() && !shape.empty() &&
+          std::equal(shape.begin() + 1, shape.end(), (*shapes)[1].begin() + 1);
+      if (!is_fixed_size) return "its operands' sizes depend on the batch";
+    }
+    for (std::size_t i = 4; i < inputs.size(); ++i) {
+      if (!inputs[i].empty()) return "only without past keys and values";
+    }
+    for (std::size_t i = 1; i < names.outputs.size(); ++i) {
+      if (!names.outputs[i].empty() && order_.values.at(names.outputs[i]).readers > 0) {
+        return "its output " + names.outputs[i] + " is used";
+      }
+    }
+    if (names.outputs.empty() || names.outputs[0].empty()) return "it lacks an output";
+    if (inputs.size() > 3 && !inputs[3].empty()) operands->mask = type_of(inputs[3]);
+    return "";
+  }
+
+  // Of any value that a node may read.
+  DataType type_of(const std::string& name) {
+    const Value& value = values_.at(name);
+    if (value.id != kNoTensor) return out_.graph.tensors[static_cast<std::size_t>(value.id)].type;
+    const bool is_float =
+        value.constant != nullptr && value.constant->data_type() == onnx::TensorProto::FLOAT;
+    return is_float || !value.transpose_of.empty() ? DataType::kFloat32 : DataType::kInt64;
   }
 
   // Split, as one Slice a part.

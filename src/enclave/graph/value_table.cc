@@ -232,6 +232,29 @@ bool ValueTable::is_computed_zero(const Value& value) const {
          std::all_of(data.begin(), data.end(), [](float element) { return element == 0.0F; });
 }
 
+void ValueTable::declare_computed(const std::string& name, const Tensor& tensor) {
+  auto made = std::make_shared<onnx::TensorProto>();
+  made->set_name(name);
+  for (const std::int64_t dim : tensor.declared) made->add_dims(dim);
+  if (tensor.type == DataType::kFloat32) {
+    made->set_data_type(onnx::TensorProto::FLOAT);
+    made->mutable_float_data()->Add(tensor.floats.begin(), tensor.floats.end());
+  } else {
+    made->set_data_type(onnx::TensorProto::INT64);
+    made->mutable_int64_data()->Add(tensor.ints.begin(), tensor.ints.end());
+  }
+  Value value;
+  value.constant = made.get();
+  value.is_computed = true;
+  values_[name] = std::move(value);
+  made_.push_back(std::move(made));
+}
+
+void ValueTable::declare_floats(const std::string& name, const Shape& shape,
+                                std::vector<float> floats) {
+  declare_computed(name, Tensor{.declared = shape, .floats = std::move(floats)});
+}
+
 // A transposed weight: products by it take the weight itself (see onnx_import.cc).
 bool ValueTable::transposed(const Node& node, const NodeNames& names) {
   if (node.op_type != "Transpose") return false;
@@ -268,21 +291,7 @@ Result<bool> ValueTable::evaluate(const Node& node, const NodeNames& names) {
   if (!result) return false;
   work_budget_ -= element_count(result->declared);
   copy_budget_ -= 8 * element_count(result->declared);
-  auto made = std::make_shared<onnx::TensorProto>();
-  made->set_name(names.outputs[0]);
-  for (const std::int64_t dim : result->declared) made->add_dims(dim);
-  if (result->type == DataType::kFloat32) {
-    made->set_data_type(onnx::TensorProto::FLOAT);
-    made->mutable_float_data()->Add(result->floats.begin(), result->floats.end());
-  } else {
-    made->set_data_type(onnx::TensorProto::INT64);
-    made->mutable_int64_data()->Add(result->ints.begin(), result->ints.end());
-  }
-  Value value;
-  value.constant = made.get();
-  value.is_computed = true;
-  values_[names.outputs[0]] = std::move(value);
-  made_.push_back(std::move(made));
+  declare_computed(names.outputs[0], *result);
   return true;
 }
 

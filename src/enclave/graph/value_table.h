@@ -68,6 +68,7 @@ class ValueTable {
   void declare_ints(const std::string& name, std::vector<std::int64_t> ints) {
     values_[name].ints = FoldedInts{false, {ints, ints}};
   }
+  void declare_floats(const std::string& name, const Shape& shape, std::vector<float> floats);
   bool contains(const std::string& name) const { return values_.contains(name); }
   Value& at(const std::string& name) { return values_.at(tied_to(name)); }
 
@@ -109,6 +110,7 @@ class ValueTable {
   bool evaluate_per_batch(const Node& node, const std::string& output,
                           const std::vector<std::optional<Tensor>>& operands);
 
+  void declare_computed(const std::string& name, const Tensor& tensor);
   static Status fill_known_ints(const std::string& name, const FoldedInts& known, Tensor* tensor);
   Status fill_constant(const std::string& name, const Value& value, const Role& role,
                        Tensor* tensor);

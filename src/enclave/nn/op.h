@@ -144,6 +144,11 @@ struct OpDef {
   double (*flops)(const Node& node, const Shapes& shapes) = nullptr;
 };
 
+// False for integers and what is made of constants; operators that import replaces have one.
+inline bool has_gradient(const OpDef& op) {
+  return op.is_linear || op.backward != nullptr || op.forward == nullptr;
+}
+
 std::span<const OpDef> op_table();
 const OpDef* find_op(std::string_view onnx_type);  // null when unknown
 
