@@ -244,6 +244,45 @@ TEST_F(ProcessTest, ALanguageModelTrainsToo) {
   EXPECT_NE(bad.err.find("below 17, got 17"), std::string::npos) << bad.err;
 }
 
+// Tokens and numbers beside them, as two inputs.
+TEST_F(ProcessTest, AModelOfTwoInputsTrainsToo) {
+  onnx::ModelProto proto = test::empty_model({0, 2}, 17);
+  test::set_value_info(proto.mutable_graph()->mutable_input(0), "x", {0, 2},
+                       onnx::TensorProto::INT64);
+  test::set_value_info(proto.mutable_graph()->add_input(), "more", {0, 3});
+  test::add_floats(&proto, "table", {5, 4});
+  test::add_ints(&proto, "flat", {0, 8});
+  test::add_floats(&proto, "w", {11, 2});
+  for (float& w : *proto.mutable_graph()->mutable_initializer(2)->mutable_float_data()) w /= 100;
+  test::add_node(&proto, "Gather", {"table", "x"}, {"rows"});
+  test::add_node(&proto, "Reshape", {"rows", "flat"}, {"wide"});
+  test::add_int(test::add_node(&proto, "Concat", {"wide", "more"}, {"all"}), "axis", 1);
+  test::add_node(&proto, "MatMul", {"all", "w"}, {"y"});
+  test::add_output(&proto, "y");
+  const std::string model = (work_ / "two.onnx").string();
+  std::ofstream(model, std::ios::binary) << proto.SerializeAsString();
+  std::vector<std::int32_t> tokens;
+  std::vector<float> numbers;
+  std::vector<std::int64_t> labels;
+  for (int s = 0; s < 64; ++s) {
+    tokens.insert(tokens.end(), {s % 5, (s / 5) % 5});
+    for (int k = 0; k < 3; ++k) numbers.push_back(static_cast<float>((s * 7 + k) % 3) - 1);
+    labels.push_back(numbers[numbers.size() - 3] > 0 ? 1 : 0);
+  }
+  write_npy(work_ / "a.npy", "<i4", "(64, 2)", tokens);
+  write_npy(work_ / "b.npy", "<f4", "(64, 3)", numbers);
+  write_npy(work_ / "c.npy", "<i8", "(64,)", labels);
+  const std::string a = (work_ / "a.npy").string(), b = (work_ / "b.npy").string();
+  const std::string c = (work_ / "c.npy").string();
+  const json r = train(model, {"--data", "npy:" + a + "+" + b + "," + c, "--epochs", "20", "--lr",
+                               "0.02", "--scheme", "tempo"});
+  EXPECT_LT(r["loss"].back().get<double>(), 0.7 * r["loss"].front().get<double>());
+  EXPECT_EQ(r["checks"]["failed"], 0);
+  const ProgramResult bad = work_.run(train_command(model, {"--data", "npy:" + a + "," + c}));
+  EXPECT_EQ(bad.exit_code, static_cast<int>(ErrorCode::kBadData)) << bad.err;
+  EXPECT_NE(bad.err.find("as many inputs as the model"), std::string::npos) << bad.err;
+}
+
 // The values of an initializer of an ONNX file.
 std::string initializer(const std::string& path, const std::string& name) {
   onnx::ModelProto model;

@@ -6,7 +6,7 @@
 namespace tempo {
 namespace {
 
-constexpr std::array<std::string_view, 14> kDataFileNames = {
+constexpr std::array<std::string_view, 20> kDataFileNames = {
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte",
@@ -21,6 +21,12 @@ constexpr std::array<std::string_view, 14> kDataFileNames = {
     "y.npy",
     "x_test.npy",
     "y_test.npy",
+    "x2.npy",
+    "x2_test.npy",
+    "x3.npy",
+    "x3_test.npy",
+    "x4.npy",
+    "x4_test.npy",
 };
 
 constexpr std::array<std::string_view, 3> kDataFormats = {"fashion-mnist", "cifar10", "npy"};

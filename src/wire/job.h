@@ -96,6 +96,7 @@ struct JobSpec {
 
 // Every name that a NamedFile may have.
 std::span<const std::string_view> data_file_names();
+inline constexpr std::size_t kMaxModelInputs = 4;  // a file each, of npy data
 // The data formats that DataSpec::format may name.
 std::span<const std::string_view> data_formats();
 

@@ -43,6 +43,11 @@ const std::byte* Dataset::sample(std::int64_t index) const {
   TEMPO_ASSERT(false);
 }
 
+void Dataset::add_input(Dataset input) {
+  TEMPO_ASSERT(input.size() == size_);
+  more_inputs_.push_back(std::move(input));
+}
+
 void Dataset::set_labels(std::vector<std::int32_t> labels, std::string source) {
   TEMPO_ASSERT(!labels.empty() && std::ssize(labels) % size_ == 0);
   labels_ = std::move(labels);

@@ -83,6 +83,10 @@ class Dataset {
   // Overwrites `out`. Precondition: every number is below size().
   void targets(std::span<const std::uint32_t> samples, Targets& out) const;
 
+  // What else the model takes of the same samples, input by input; without labels.
+  const std::vector<Dataset>& more_inputs() const { return more_inputs_; }
+  void add_input(Dataset input);  // precondition: as many samples
+
   // The file that labels or target values are from.
   const std::string& label_source() const { return label_source_; }
 
@@ -97,6 +101,7 @@ class Dataset {
   std::size_t target_offset_ = 0;
   std::int64_t target_width_ = 0;
   std::string label_source_;
+  std::vector<Dataset> more_inputs_;
 };
 
 // Either may be empty, not both. Both have the same shape and type.

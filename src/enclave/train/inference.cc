@@ -11,50 +11,6 @@
 
 namespace tempo {
 
-Result<ModelInput> describe_model_input(const Graph& graph) {
-  const auto unsupported = [](std::string what, std::string expected, std::string got) {
-    return Error{ErrorCode::kUnsupportedModel,
-                 std::move(what),
-                 "the model's inputs and outputs",
-                 std::move(expected),
-                 std::move(got),
-                 "export the model with one input, and classes as the output's last dimension"};
-  };
-  if (graph.inputs.size() != 1) {
-    return unsupported("the model has not exactly one input", "1",
-                       std::to_string(graph.inputs.size()));
-  }
-  const Tensor& input = graph.tensors[static_cast<std::size_t>(graph.inputs[0])];
-  const auto sample = model_sample_shape(input.declared);
-  if (!sample.ok()) return sample.error();
-  const auto shapes = infer_shapes(graph, 1);
-  if (!shapes.ok()) return shapes.error();
-  const TensorId first = graph.outputs[0];
-  const Shape& output = (*shapes)[static_cast<std::size_t>(first)];
-  if (output.size() < 2 ||
-      graph.tensors[static_cast<std::size_t>(first)].type != DataType::kFloat32) {
-    return unsupported("the model's first output does not give rows of classes", "(N,...,classes)",
-                       shape_to_string(output));
-  }
-  ModelInput model;
-  model.sample = *sample;
-  model.type = input.type;
-  model.layout = sample->image ? SampleLayout::kChannelsLast : SampleLayout::kRows;
-  model.output.assign(output.begin() + 1, output.end());
-  model.classes = output.back();
-  model.rows = element_count(model.output) / model.classes;
-  return model;
-}
-
-void fill_input(const Batcher& batcher, std::span<const std::uint32_t> samples, std::uint32_t epoch,
-                Executor& executor) {
-  if (executor.input_type() == DataType::kInt64) {
-    batcher.fill_ints(samples, executor.input_ints());
-  } else {
-    batcher.fill(samples, epoch, executor.input());
-  }
-}
-
 Result<std::unique_ptr<InferencePass>> InferencePass::create(Graph& graph, std::int64_t batch,
                                                              EngineFactory& factory,
                                                              ThreadPool& pool, TimeLedger& ledger) {
@@ -63,7 +19,7 @@ Result<std::unique_ptr<InferencePass>> InferencePass::create(Graph& graph, std::
   return std::unique_ptr<InferencePass>(new InferencePass(std::move(*executor), ledger));
 }
 
-Status InferencePass::run(const Batcher& batcher, std::int64_t count,
+Status InferencePass::run(const InputBatches& batches, std::int64_t count,
                           const std::atomic<bool>& cancel, const OnBatch& on_batch) {
   const std::int64_t batch = executor_->batch();
   const std::size_t a_sample = executor_->output().size() / static_cast<std::size_t>(batch);
@@ -78,7 +34,7 @@ Status InferencePass::run(const Batcher& batcher, std::int64_t count,
     std::iota(samples.begin(), samples.end(), static_cast<std::uint32_t>(first));
     {
       TimeScope time(*ledger_, TimeKind::kData);
-      fill_input(batcher, samples, 0, *executor_);
+      batches.fill(samples, 0, *executor_);
     }
     TEMPO_RETURN_IF_ERROR(executor_->forward(step));
     TEMPO_RETURN_IF_ERROR(
@@ -99,15 +55,15 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
         ErrorCode::kBadData, "there is nothing to predict", "data", "at least one sample", "none",
         "send a test set"};
   }
-  const auto model = describe_model_input(graph);
+  const auto model = describe_model(graph);
   if (!model.ok()) return model.error();
-  TEMPO_RETURN_IF_ERROR(check_fits(data, model->sample, model->type));
+  TEMPO_RETURN_IF_ERROR(check_fits(data, *model));
   if (data.has_labels()) {
     TEMPO_RETURN_IF_ERROR(
         check_targets(data, LossKind::kCrossEntropy, model->rows, model->classes));
   }
-  const auto batcher = Batcher::create(data, normalisation, model->layout, {}, 0, pool);
-  if (!batcher.ok()) return batcher.error();
+  const auto batches = InputBatches::create(data, normalisation, *model, {}, 0, pool);
+  if (!batches.ok()) return batches.error();
 
   Predictions predictions;
   predictions.samples = data.size();
@@ -155,7 +111,7 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
     return Status();
   };
   TEMPO_RETURN_IF_ERROR((*pass)->run(
-      *batcher, data.size(), options.cancel != nullptr ? *options.cancel : kNever, on_batch));
+      *batches, data.size(), options.cancel != nullptr ? *options.cancel : kNever, on_batch));
   if (data.has_labels()) {
     predictions.accuracy = static_cast<double>(correct) / static_cast<double>(data.labels().size());
   }

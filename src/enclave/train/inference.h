@@ -15,26 +15,12 @@
 #include "enclave/graph/graph.h"
 #include "enclave/nn/executor.h"
 #include "enclave/nn/time_ledger.h"
-#include "enclave/train/batcher.h"
 #include "enclave/train/dataset.h"
 #include "enclave/train/engine_factory.h"
+#include "enclave/train/model_io.h"
 #include "enclave/train/normalisation.h"
 
 namespace tempo {
-
-// How a model wants its input: images channels last, or rows. Error kBadData or kUnsupportedModel.
-struct ModelInput {
-  SampleShape sample;
-  DataType type = DataType::kFloat32;
-  SampleLayout layout = SampleLayout::kRows;
-  Shape output;              // of one sample: the last dimension are classes
-  std::int64_t classes = 0;  // columns of the output
-  std::int64_t rows = 1;     // of classes, a sample: tokens of a sequence, say
-};
-// Fills the executor's input with these samples and zeros.
-void fill_input(const Batcher& batcher, std::span<const std::uint32_t> samples, std::uint32_t epoch,
-                Executor& executor);
-Result<ModelInput> describe_model_input(const Graph& graph);
 
 // One inference executor. One thread at a time.
 class InferencePass {
@@ -51,7 +37,7 @@ class InferencePass {
 
   // Samples 0 .. count-1. The last batch is filled up with zeros, whose outputs are dropped: in
   // inference no sample sees another. Errors: kInterrupted, the executor's and on_batch's.
-  Status run(const Batcher& batcher, std::int64_t count, const std::atomic<bool>& cancel,
+  Status run(const InputBatches& batches, std::int64_t count, const std::atomic<bool>& cancel,
              const OnBatch& on_batch);
 
  private:

@@ -53,7 +53,7 @@ Status check_settings(const JobSpec& spec) {
   return check_schedule(spec.schedule);
 }
 
-Status check_data(const Datasets& data, const ModelInput& model, LossKind loss) {
+Status check_data(const Datasets& data, const ModelIo& model, LossKind loss) {
   if (data.train.empty()) {
     return Error{ErrorCode::kBadData,
                  "no training samples",
@@ -64,7 +64,7 @@ Status check_data(const Datasets& data, const ModelInput& model, LossKind loss) 
   }
   for (const Dataset* set : {&data.train, &data.test}) {
     if (set->empty()) continue;
-    TEMPO_RETURN_IF_ERROR(check_fits(*set, model.sample, model.type));
+    TEMPO_RETURN_IF_ERROR(check_fits(*set, model));
     TEMPO_RETURN_IF_ERROR(check_targets(*set, loss, model.rows, model.classes));
   }
   return {};
@@ -107,7 +107,7 @@ Result<std::unique_ptr<Trainer>> Trainer::create(Graph& graph, const Datasets& d
 }
 
 Status Trainer::set_up(Graph& graph, const Normalisation& normalisation, ThreadPool& pool) {
-  const auto model = describe_model_input(graph);
+  const auto model = describe_model(graph);
   if (!model.ok()) return model.error();
   classes_ = model->classes;
   rows_ = model->rows;
@@ -116,7 +116,7 @@ Status Trainer::set_up(Graph& graph, const Normalisation& normalisation, ThreadP
 
   const Augmentation augmentation{spec_.data.random_crop, spec_.data.random_flip};
   auto train =
-      Batcher::create(data_->train, normalisation, model->layout, augmentation, spec_.seed, pool);
+      InputBatches::create(data_->train, normalisation, *model, augmentation, spec_.seed, pool);
   if (!train.ok()) return train.error();
   train_batches_ = std::move(*train);
   parameters_.emplace(graph, pool);
@@ -140,7 +140,7 @@ Status Trainer::set_up(Graph& graph, const Normalisation& normalisation, ThreadP
   if (length_.has_full_batches) TEMPO_RETURN_IF_ERROR(training_executor(spec_.batch, full_));
   if (length_.rest > 0) TEMPO_RETURN_IF_ERROR(training_executor(length_.rest, last_));
   if (!data_->test.empty()) {
-    auto test = Batcher::create(data_->test, normalisation, model->layout, {}, spec_.seed, pool);
+    auto test = InputBatches::create(data_->test, normalisation, *model, {}, spec_.seed, pool);
     if (!test.ok()) return test.error();
     test_batches_ = std::move(*test);
     auto pass = InferencePass::create(graph, std::min(spec_.batch, data_->test.size()), *factory_,
@@ -212,7 +212,7 @@ Result<Executor*> Trainer::batch(const Epoch& epoch, std::span<const std::uint32
   Executor& executor = static_cast<std::int64_t>(samples.size()) == spec_.batch ? *full_ : *last_;
   {
     const TimeScope time(*ledger_, TimeKind::kData);
-    fill_input(*train_batches_, samples, static_cast<std::uint32_t>(epoch.index), executor);
+    train_batches_->fill(samples, static_cast<std::uint32_t>(epoch.index), executor);
     data_->train.targets(samples, targets_);
   }
   TEMPO_RETURN_IF_ERROR(executor.forward(number));

@@ -17,12 +17,12 @@
 #include "enclave/graph/graph.h"
 #include "enclave/nn/executor.h"
 #include "enclave/nn/time_ledger.h"
-#include "enclave/train/batcher.h"
 #include "enclave/train/dataset.h"
 #include "enclave/train/engine_factory.h"
 #include "enclave/train/inference.h"
 #include "enclave/train/logit_bypass.h"
 #include "enclave/train/loss.h"
+#include "enclave/train/model_io.h"
 #include "enclave/train/normalisation.h"
 #include "enclave/train/optimizer.h"
 #include "enclave/train/parameters.h"
@@ -109,8 +109,8 @@ class Trainer {
   std::int64_t rows_ = 1;     // of them, a sample
   RunLength length_;
   std::optional<LogitBypass> bypass_;  // before the executors: goes after them
-  std::optional<Batcher> train_batches_;
-  std::optional<Batcher> test_batches_;
+  std::optional<InputBatches> train_batches_;
+  std::optional<InputBatches> test_batches_;
   std::optional<Parameters> parameters_;
   std::optional<Optimizer> optimizer_;
   std::optional<GradientSum> sum_;  // where a step takes several batches
