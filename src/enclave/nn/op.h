@@ -88,9 +88,10 @@ struct BackwardNeeds {
 
 // What an operator asks of the layout of its rank-4 activations (feature_view.h).
 enum class Blocking {
-  kNone,  // not blocked, each its own
-  kSame,  // any, but the same for all of them
-  kFree,  // any, each its own
+  kNone,       // not blocked, each its own
+  kPlainSame,  // not blocked, and the same for all of them
+  kSame,       // any, but the same for all of them
+  kFree,       // any, each its own
 };
 
 // Whether an operator can do the Relu after it in the same passes.

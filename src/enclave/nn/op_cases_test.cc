@@ -441,6 +441,14 @@ std::vector<OpCase> order_cases() {
       softmax_case("rows", {3, 7}, -1, 3, 7, 1, 13, "LogSoftmax"),
       softmax_case("channels", {2, 8, 3, 2}, 1, 2, 8, 6, 13, "LogSoftmax"),
       softmax_case("flat_from_2", {2, 5, 3, 2}, 2, 10, 6, 1, 11, "LogSoftmax"),
+      // Its operand lies channels last, and nothing says how its result lies.
+      {"Softmax_after_an_image",
+       {{2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) {
+         const TensorId image = b.node("MaxPool", in, {{"kernel_shape", ints({1, 1})}});
+         return b.node("Softmax", {image}, {{"axis", number(3)}});
+       },
+       [](const std::vector<Values>& v) { return oracle::softmax(v[0], 48, 2, 1); }},
       reshape_case("flattens", {2, 8, 3, 2}, {0, -1}),
       reshape_case("to_images", {2, 24}, {0, 4, 3, 2}),
       reshape_case("between_images", {2, 16, 3, 2}, {0, 8, -1, 4}),

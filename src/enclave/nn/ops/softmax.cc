@@ -161,6 +161,7 @@ OpDef softmax_op() {
           .forward = forward,
           .backward = backward,
           .needs = {.outputs = true},
+          .blocking = Blocking::kPlainSame,
           .in_place_inputs = 1,
           .flops_an_element = 4 + kFunctionFlops};
 }
