@@ -60,6 +60,15 @@ struct OpContext {
     return reinterpret_cast<const std::int64_t*>(data);
   }
   static std::int64_t* ints(float* data) { return reinterpret_cast<std::int64_t*>(data); }
+  // T: float or std::int64_t.
+  template <class T>
+  static const T* elements(const float* data) {
+    return reinterpret_cast<const T*>(data);
+  }
+  template <class T>
+  static T* elements(float* data) {
+    return reinterpret_cast<T*>(data);
+  }
   ShapeContext shape_context() const {
     ShapeContext context{.graph = graph, .node = node, .inputs = {}, .batch = batch};
     for (const TensorId id : node.inputs) {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 
 #include "enclave/graph/storage.h"
 #include "enclave/nn/executor.h"
@@ -494,7 +495,25 @@ OpCase pointwise_case(const std::string& type, double low, std::function<double(
           opset};
 }
 
+// f of half of each element: away from -1 and 1, where it has no slope.
+OpCase halved_case(const std::string& type, std::function<double(double)> f) {
+  return {
+      type,
+      {{2, 8, 3, 3}},
+      [=](GraphBuilder& b, const Ids& in) {
+        return b.node(type, {b.node("Mul", {in[0], b.filled({}, 0.5F, TensorKind::kConstant)})});
+      },
+      [=](const std::vector<Values>& v) {
+        Values y;
+        for (const double x : v[0]) y.push_back(f(x / 2));
+        return y;
+      }};
+}
+
 std::vector<OpCase> pointwise_cases() {
+  const auto shrink = [](double lambda, double bias) {
+    return [=](double x) { return x < -lambda ? x + bias : x > lambda ? x - bias : 0; };
+  };
   const auto gelu = [](double x) { return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))); };
   const auto gelu_by_tanh = [](double x) {
     return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979) * (x + 0.044715 * x * x * x)));
@@ -574,6 +593,21 @@ std::vector<OpCase> pointwise_cases() {
       pointwise_case("Swish", -3, [sigmoid](double x) { return x * sigmoid(1.5 * x); }, "_alpha",
                      {{"alpha", {1.5F}}}),
       pointwise_case("Tanh", -1, [](double x) { return std::tanh(x); }),
+      pointwise_case("Acosh", 1.5, [](double x) { return std::acosh(x); }),
+      pointwise_case("Asinh", -1, [](double x) { return std::asinh(x); }),
+      pointwise_case("Atan", -1, [](double x) { return std::atan(x); }),
+      pointwise_case("Cosh", -1, [](double x) { return std::cosh(x); }),
+      pointwise_case("Shrink", -1, shrink(0.5, 0)),
+      pointwise_case("Shrink", -1, shrink(0.25, 0.125), "_biased",
+                     {{"lambd", {0.25F}}, {"bias", {0.125F}}}),
+      pointwise_case("Sinh", -1, [](double x) { return std::sinh(x); }),
+      pointwise_case("Tan", -1, [](double x) { return std::tan(x); }),
+      pointwise_case("ThresholdedRelu", 0, [](double x) { return x > 1 ? x : 0; }),
+      pointwise_case("ThresholdedRelu", -1, [](double x) { return x > -0.25 ? x : 0; }, "_alpha",
+                     {{"alpha", {-0.25F}}}),
+      halved_case("Acos", [](double x) { return std::acos(x); }),
+      halved_case("Asin", [](double x) { return std::asin(x); }),
+      halved_case("Atanh", [](double x) { return std::atanh(x); }),
   };
 }
 
@@ -614,6 +648,15 @@ std::vector<OpCase> binary_cases() {
   for (const auto& [name, a, b] : shapes) {
     cases.push_back(binary_case(
         "Div", name, a, b, [](double x, double y) { return x / y; }, true));
+    OpCase remainder = binary_case(
+        "Mod", name, a, b, [](double x, double y) { return std::fmod(x, y); }, true);
+    remainder.build = [](GraphBuilder& builder, const Ids& in) {
+      const auto shifted = [&](TensorId x) {
+        return builder.add(x, builder.filled({}, 2, TensorKind::kConstant));
+      };
+      return builder.node("Mod", {shifted(in[0]), shifted(in[1])}, {{"fmod", number(1)}});
+    };
+    cases.push_back(std::move(remainder));
     cases.push_back(
         binary_case("Max", name, a, b, [](double x, double y) { return std::max(x, y); }));
     cases.push_back(
@@ -691,47 +734,6 @@ std::vector<OpCase> transpose_cases() {
   return cases;
 }
 
-std::vector<OpCase> reduce_cases() {
-  std::vector<OpCase> cases;
-  const std::vector<std::tuple<std::string, Shape, Ints, Ints>> axes_of = {
-      // name, shape, axes as written, axes ascending
-      {"tokens", {2, 5, 3}, {1}, {1}},
-      {"features", {2, 5, 3}, {-1}, {2}},
-      {"channels", {2, 8, 3, 4}, {1}, {1}},
-      {"width_and_channels", {2, 8, 3, 4}, {3, -3}, {1, 3}},
-      {"one_row", {2, 8, 3, 4}, {1, 2, 3}, {1, 2, 3}},
-  };
-  for (const char* type : {"ReduceMean", "ReduceSum"}) {
-    for (const auto& [name, x, axes, ascending] : axes_of) {
-      double count = 1;
-      for (const std::int64_t axis : ascending) {
-        count *= static_cast<double>(x[static_cast<std::size_t>(axis)]);
-      }
-      const double scale = type == std::string("ReduceMean") ? 1 / count : 1;
-      const auto oracle = [x = x, ascending = ascending, scale](const std::vector<Values>& v) {
-        return oracle::reduce(x, v[0], ascending, scale);
-      };
-      for (const std::int64_t keeps : {0, 1}) {
-        cases.push_back(
-            {type + ("_" + name) + (keeps != 0 ? "_kept" : ""),
-             {x},
-             [=, axes = axes](GraphBuilder& b, const Ids& in) {
-               return b.node(type, in, {{"axes", ints(axes)}, {"keepdims", number(keeps)}});
-             },
-             oracle});
-      }
-      cases.push_back({type + ("_" + name) + "_opset_18",
-                       {x},
-                       [=, axes = axes](GraphBuilder& b, const Ids& in) {
-                         return b.node(type, {in[0], b.ints(axes)});
-                       },
-                       oracle,
-                       18});
-    }
-  }
-  return cases;
-}
-
 std::vector<OpCase> layer_norm_cases() {
   const auto make = [](const std::string& name, const Shape& x, const Shape& features,
                        bool with_bias) {
@@ -774,6 +776,136 @@ double element(const Shape& shape, const Values& values, const Shape& index) {
   std::int64_t at = 0;
   for (std::size_t d = 0; d < shape.size(); ++d) at = at * shape[d] + index[d];
   return values[static_cast<std::size_t>(at)];
+}
+
+double total(const Values& values, double (*f)(double)) {
+  double sum = 0;
+  for (const double x : values) sum += f(x);
+  return sum;
+}
+
+std::vector<OpCase> reduce_cases() {
+  std::vector<OpCase> cases;
+  const std::vector<std::tuple<std::string, Shape, Ints, Ints>> axes_of = {
+      // name, shape, axes as written, axes ascending
+      {"tokens", {2, 5, 3}, {1}, {1}},
+      {"features", {2, 5, 3}, {-1}, {2}},
+      {"channels", {2, 8, 3, 4}, {1}, {1}},
+      {"width_and_channels", {2, 8, 3, 4}, {3, -3}, {1, 3}},
+      {"one_row", {2, 8, 3, 4}, {1, 2, 3}, {1, 2, 3}},
+  };
+  struct Fold {
+    std::string type;
+    double (*value)(const Values& group);
+    double offset = 0;  // added to the elements
+  };
+  const std::vector<Fold> folds = {
+      {"ReduceL1", [](const Values& g) { return total(g, [](double x) { return std::abs(x); }); }},
+      {"ReduceL2",
+       [](const Values& g) { return std::sqrt(total(g, [](double x) { return x * x; })); }},
+      {"ReduceLogSum",
+       [](const Values& g) { return std::log(total(g, [](double x) { return x; })); }, 2},
+      {"ReduceLogSumExp",
+       [](const Values& g) { return std::log(total(g, [](double x) { return std::exp(x); })); }},
+      {"ReduceMax", [](const Values& g) { return *std::ranges::max_element(g); }},
+      {"ReduceMin", [](const Values& g) { return *std::ranges::min_element(g); }},
+      {"ReduceProd",
+       [](const Values& g) {
+         return std::accumulate(g.begin(), g.end(), 1.0, std::multiplies<>());
+       },
+       1},
+      {"ReduceSumSquare", [](const Values& g) { return total(g, [](double x) { return x * x; }); }},
+  };
+  for (const Fold& fold : folds) {
+    for (const auto& [name, x, axes, ascending] : axes_of) {
+      cases.push_back({fold.type + "_" + name,
+                       {x},
+                       [=, axes = axes](GraphBuilder& b, const Ids& in) {
+                         const TensorId offset =
+                             b.filled({}, static_cast<float>(fold.offset), TensorKind::kConstant);
+                         return b.node(fold.type, {b.add(in[0], offset)},
+                                       {{"axes", ints(axes)}, {"keepdims", number(0)}});
+                       },
+                       [=, x = x, ascending = ascending](const std::vector<Values>& v) {
+                         Values shifted = v[0];
+                         for (double& value : shifted) value += fold.offset;
+                         return oracle::reduce_by(x, shifted, ascending, fold.value);
+                       }});
+    }
+  }
+  // Products of one zero and of several, and extremes that two elements have.
+  const auto with_equals = [&](const std::string& type, std::int64_t count, float value,
+                               double (*fold)(const Values&)) {
+    cases.push_back(
+        {type + "_of_" + std::to_string(count) + "_equal",
+         {{2, 3, 4}},
+         [=](GraphBuilder& b, const Ids& in) {
+           const TensorId equal = b.filled({2, count, 4}, value, TensorKind::kParameter);
+           const TensorId all = b.node("Concat", {in[0], equal}, {{"axis", number(1)}});
+           return b.node(type, {all, b.ints({1})}, {{"keepdims", number(0)}});
+         },
+         [=](const std::vector<Values>& v) {
+           const Shape all = {2, 3 + count, 4};
+           const Values joined = elements(all, [&](Shape i) {
+             if (i[1] < 3) return element({2, 3, 4}, v[0], i);
+             i[1] -= 3;
+             return element({2, count, 4}, v[1], i);
+           });
+           return oracle::reduce_by(all, joined, {1}, fold);
+         },
+         18});
+  };
+  const auto find = [&](const std::string& type) {
+    return std::ranges::find(folds, type, &Fold::type)->value;
+  };
+  with_equals("ReduceProd", 1, 0, find("ReduceProd"));
+  with_equals("ReduceProd", 2, 0, find("ReduceProd"));
+  with_equals("ReduceMax", 2, 3, find("ReduceMax"));
+  with_equals("ReduceMin", 2, -3, find("ReduceMin"));
+  with_equals("ReduceLogSumExp", 3, 1000, [](const Values& g) {  // beyond exp in float64
+    return 1000 + std::log(total(g, [](double x) { return std::exp(x - 1000); }));
+  });
+  cases.push_back({"ReduceSumSquare_of_no_axes",
+                   {{2, 3}},
+                   [](GraphBuilder& b, const Ids& in) {
+                     return b.node("ReduceSumSquare", {in[0], b.ints({})},
+                                   {{"noop_with_empty_axes", number(1)}});
+                   },
+                   [](const std::vector<Values>& v) {
+                     Values y = v[0];
+                     for (double& x : y) x *= x;
+                     return y;
+                   },
+                   18});
+  for (const char* type : {"ReduceMean", "ReduceSum"}) {
+    for (const auto& [name, x, axes, ascending] : axes_of) {
+      double count = 1;
+      for (const std::int64_t axis : ascending) {
+        count *= static_cast<double>(x[static_cast<std::size_t>(axis)]);
+      }
+      const double scale = type == std::string("ReduceMean") ? 1 / count : 1;
+      const auto oracle = [x = x, ascending = ascending, scale](const std::vector<Values>& v) {
+        return oracle::reduce(x, v[0], ascending, scale);
+      };
+      for (const std::int64_t keeps : {0, 1}) {
+        cases.push_back(
+            {type + ("_" + name) + (keeps != 0 ? "_kept" : ""),
+             {x},
+             [=, axes = axes](GraphBuilder& b, const Ids& in) {
+               return b.node(type, in, {{"axes", ints(axes)}, {"keepdims", number(keeps)}});
+             },
+             oracle});
+      }
+      cases.push_back({type + ("_" + name) + "_opset_18",
+                       {x},
+                       [=, axes = axes](GraphBuilder& b, const Ids& in) {
+                         return b.node(type, {in[0], b.ints(axes)});
+                       },
+                       oracle,
+                       18});
+    }
+  }
+  return cases;
 }
 
 // Operators that only move elements: where element `index` of the result is from.
@@ -907,6 +1039,62 @@ std::vector<OpCase> move_cases() {
        [](const std::vector<Values>& v) {
          return elements({2, 3, 4}, [&](Shape i) {
            return element({2, 3, 4}, v[0], i) + element({5, 4}, v[1], {i[1] == 1 ? 0 : 4, i[2]});
+         });
+       }},
+      move_case("Tile", {2, 8, 1, 3}, {2, 16, 4, 3}, node("Tile", {{1, 2, 4, 1}}),
+                [](Shape i) {
+                  return Shape{i[0], i[1] % 8, 0, i[3]};
+                }),
+      move_case(
+          "GatherND_of_places", {2, 5, 3}, {3, 3},
+          [](GraphBuilder& b, const Ids& in) {
+            const TensorId places =
+                b.node("Reshape", {b.ints({1, 4, 0, -5, 1, 4}), b.ints({3, 2})});
+            return b.node("GatherND", {in[0], places});
+          },
+          [](Shape i) {
+            return i[0] == 1 ? Shape{0, 0, i[1]} : Shape{1, 4, i[1]};
+          }),
+      {"CumSum",
+       {{2, 8, 3, 2}},
+       node("CumSum", {{1}}),
+       [](const std::vector<Values>& v) {
+         return elements({2, 8, 3, 2}, [&](Shape i) {
+           double sum = 0;
+           for (Shape k = {i[0], 0, i[2], i[3]}; k[1] <= i[1]; ++k[1]) {
+             sum += element({2, 8, 3, 2}, v[0], k);
+           }
+           return sum;
+         });
+       }},
+      {"CumSum_from_the_end_without_itself",
+       {{2, 5, 3}},
+       node("CumSum", {{-2}}, {{"exclusive", number(1)}, {"reverse", number(1)}}),
+       [](const std::vector<Values>& v) {
+         return elements({2, 5, 3}, [&](Shape i) {
+           double sum = 0;
+           for (Shape k = {i[0], i[1] + 1, i[2]}; k[1] < 5; ++k[1]) {
+             sum += element({2, 5, 3}, v[0], k);
+           }
+           return sum;
+         });
+       }},
+      {"GatherElements_of_the_extremes",  // indices from the data, gradients to the data
+       {{2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) {
+         const TensorId largest = b.node("ArgMax", in, {{"axis", number(1)}});
+         const TensorId smallest = b.node("ArgMin", in, {{"axis", number(1)}});
+         const TensorId both = b.node("Concat", {smallest, largest}, {{"axis", number(1)}});
+         return b.node("GatherElements", {in[0], both}, {{"axis", number(1)}});
+       },
+       [](const std::vector<Values>& v) {
+         return elements({2, 2, 3, 2}, [&](const Shape& i) {
+           double extreme = element({2, 8, 3, 2}, v[0], {i[0], 0, i[2], i[3]});
+           for (std::int64_t c = 1; c < 8; ++c) {
+             const double x = element({2, 8, 3, 2}, v[0], {i[0], c, i[2], i[3]});
+             extreme = i[1] == 0 ? std::min(extreme, x) : std::max(extreme, x);
+           }
+           return extreme;
          });
        }},
       move_case("Unsqueeze", {2, 5}, {2, 1, 5, 1}, node("Unsqueeze", {{1, -1}}),
@@ -1056,6 +1244,87 @@ std::vector<OpCase> all_cases() {
     for (OpCase& c : make()) cases.push_back(std::move(c));
   }
   return cases;
+}
+
+// --- Integers ---
+
+struct Pair {
+  std::int64_t a, b;
+};
+constexpr std::int64_t kLowest = std::numeric_limits<std::int64_t>::min();
+constexpr std::int64_t kHighest = std::numeric_limits<std::int64_t>::max();
+
+// The operator's results for pairs of integers.
+Ints combine(const std::string& type, const std::vector<Pair>& pairs,
+             GraphBuilder::Attributes attributes = {}) {
+  GraphBuilder b(13);
+  const auto count = static_cast<std::int64_t>(pairs.size());
+  const TensorId both = b.input({2, count}, DataType::kInt64);
+  const auto operand = [&](std::int64_t row) {
+    return b.node("Gather", {both, b.scalar(row)}, {{"axis", number(1)}});
+  };
+  Graph graph = b.finish(b.node(type, {operand(0), operand(1)}, attributes));
+  ThreadPool pool(1);
+  TimeLedger ledger;
+  LocalEngine engine(pool, ledger);
+  auto executor = Executor::create(graph, {.mode = StepMode::kInference}, engine, pool, ledger);
+  if (!executor.ok()) throw std::runtime_error(executor.error().one_line());
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    (*executor)->input_ints(0)[i] = pairs[i].a;
+    (*executor)->input_ints(0)[pairs.size() + i] = pairs[i].b;
+  }
+  const Status status = (*executor)->forward(0);
+  if (!status.ok()) {
+    EXPECT_EQ(status.error().code, ErrorCode::kBadData);
+    return {};
+  }
+  return {(*executor)->output_ints(0).begin(), (*executor)->output_ints(0).end()};
+}
+
+__extension__ using Wide = __int128;
+
+TEST(IntegerOps, AreExactModuloTheWordAndNeverTrap) {
+  std::vector<Pair> pairs;
+  const Ints values = {kLowest, kLowest + 1, -7, -2, -1, 1, 2, 3, 7, kHighest};
+  for (const std::int64_t a : values) {
+    for (const std::int64_t b : values) pairs.push_back({a, b});
+    pairs.push_back({0, a});
+  }
+  const auto word = [](Wide x) { return static_cast<std::int64_t>(x); };
+  const Ints sums = combine("Add", pairs), differences = combine("Sub", pairs),
+             products = combine("Mul", pairs), quotients = combine("Div", pairs),
+             rests = combine("Mod", pairs), c_rests = combine("Mod", pairs, {{"fmod", number(1)}}),
+             most = combine("Max", pairs), least = combine("Min", pairs),
+             powers = combine("Pow", pairs);
+  ASSERT_EQ(powers.size(), pairs.size());
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    const Wide a = pairs[i].a, b = pairs[i].b;
+    SCOPED_TRACE(std::to_string(pairs[i].a) + ", " + std::to_string(pairs[i].b));
+    EXPECT_EQ(sums[i], word(a + b));
+    EXPECT_EQ(differences[i], word(a - b));
+    EXPECT_EQ(products[i], word(a * b));
+    EXPECT_EQ(quotients[i], word(a / b));
+    EXPECT_EQ(c_rests[i], word(a % b));
+    EXPECT_EQ(rests[i], word(((a % b) + b) % b)) << "has the sign of b";
+    EXPECT_EQ(most[i], word(std::max(a, b)));
+    EXPECT_EQ(least[i], word(std::min(a, b)));
+    if (b < 0 || b > 7) continue;
+    std::uint64_t power = 1;
+    for (Wide k = 0; k < b; ++k) power *= static_cast<std::uint64_t>(pairs[i].a);
+    EXPECT_EQ(powers[i], static_cast<std::int64_t>(power));
+  }
+}
+
+TEST(IntegerOps, RefuseToDivideByZero) {
+  EXPECT_TRUE(combine("Div", {{1, 1}, {1, 0}}).empty());
+  EXPECT_TRUE(combine("Mod", {{0, 0}, {1, 1}}).empty());
+}
+
+TEST(IntegerOps, PowersTowardsZero) {
+  EXPECT_EQ(combine("Pow", {{2, -1}, {-1, kLowest}, {-1, -3}, {1, kLowest}, {0, 0}, {3, kHighest}})
+                .size(),
+            6U);
+  EXPECT_EQ(combine("Pow", {{2, -1}, {-1, -3}, {-1, -4}, {1, -9}}), (Ints{0, -1, 1, 1}));
 }
 
 class OpCases : public testing::TestWithParam<OpCase> {};

@@ -182,10 +182,11 @@ Values transpose(const Shape& shape, const Values& x, const Shape& order) {
   return out;
 }
 
-Values reduce(const Shape& shape, const Values& x, const Shape& axes, double scale) {
+Values reduce_by(const Shape& shape, const Values& x, const Shape& axes,
+                 double (*fold)(const Values& group)) {
   Shape out_shape = shape;
   for (const std::int64_t axis : axes) out_shape[static_cast<std::size_t>(axis)] = 1;
-  Values out(static_cast<std::size_t>(element_count(out_shape)), 0.0);
+  std::vector<Values> groups(static_cast<std::size_t>(element_count(out_shape)));
   for (std::size_t i = 0; i < x.size(); ++i) {
     auto rest = static_cast<std::int64_t>(i);
     std::int64_t at = 0, stride = 1;
@@ -194,8 +195,20 @@ Values reduce(const Shape& shape, const Values& x, const Shape& axes, double sca
       rest /= shape[d];
       stride *= out_shape[d];
     }
-    out[static_cast<std::size_t>(at)] += scale * x[i];
+    groups[static_cast<std::size_t>(at)].push_back(x[i]);
   }
+  Values out;
+  for (const Values& group : groups) out.push_back(fold(group));
+  return out;
+}
+
+Values reduce(const Shape& shape, const Values& x, const Shape& axes, double scale) {
+  Values out = reduce_by(shape, x, axes, [](const Values& group) {
+    double sum = 0;
+    for (const double value : group) sum += value;
+    return sum;
+  });
+  for (double& value : out) value *= scale;
   return out;
 }
 

@@ -40,6 +40,9 @@ Values add(const Shape& a_shape, const Values& a, const Shape& b_shape, const Va
 Values transpose(const Shape& shape, const Values& x, const Shape& order);
 // Sums over the dimensions in `axes`, ascending, times `scale`.
 Values reduce(const Shape& shape, const Values& x, const Shape& axes, double scale);
+// The same by any fold of the elements that become one.
+Values reduce_by(const Shape& shape, const Values& x, const Shape& axes,
+                 double (*fold)(const Values& group));
 // Each run of `width` by its own mean and variance, then scale and bias (or none) a column.
 Values layer_norm(const Values& x, std::int64_t width, const Values& scale, const Values& bias,
                   double epsilon);

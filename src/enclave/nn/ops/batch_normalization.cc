@@ -170,7 +170,7 @@ void backward(OpContext& context) {
 
 OpDef batch_normalization_op() {
   return {.type = "BatchNormalization",
-          .min_opset = 7,
+          .min_opset = 6,
           .notes = "training uses the batch's statistics, inference the running ones",
           .unsupported = unsupported,
           .infer = infer,

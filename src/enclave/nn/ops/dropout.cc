@@ -141,7 +141,7 @@ void backward(OpContext& context) {
 
 OpDef dropout_op() {
   return {.type = "Dropout",
-          .min_opset = 7,
+          .min_opset = 6,
           .notes = "constant ratio; drops in training, passes through in inference",
           .unsupported = unsupported,
           .infer = infer,

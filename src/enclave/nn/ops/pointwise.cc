@@ -21,11 +21,17 @@ template <class Map>
 constexpr bool kKeepsSlope = requires(const Map& map) {
   map.value_and_slope(0.0F);
 };
+// Maps of integers as well have integer(x).
+template <class Map>
+constexpr bool kTakesIntegers = requires {
+  Map::integer(std::int64_t{});
+};
 
 struct AbsMap {
   static constexpr bool kReadsOutput = false;
   explicit AbsMap(const OpContext&) {}
   float value(float x) const { return std::fabs(x); }
+  static std::int64_t integer(std::int64_t x) { return x < 0 ? wrapping_subtract(0, x) : x; }
   float slope(float x) const { return x > 0 ? 1.0F : x < 0 ? -1.0F : 0.0F; }
 };
 
@@ -35,6 +41,48 @@ struct CeluMap {
   explicit CeluMap(const OpContext& context) : alpha(context.node.float_or("alpha", 1.0F)) {}
   float value(float x) const { return x > 0 ? x : alpha * std::expm1(x / alpha); }
   float slope(float x) const { return x > 0 ? 1.0F : std::exp(x / alpha); }
+};
+
+struct AcosMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AcosMap(const OpContext&) {}
+  float value(float x) const { return std::acos(x); }
+  float slope(float x) const { return -1 / std::sqrt(1 - x * x); }
+};
+
+struct AcoshMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AcoshMap(const OpContext&) {}
+  float value(float x) const { return std::acosh(x); }
+  float slope(float x) const { return 1 / std::sqrt(x * x - 1); }
+};
+
+struct AsinMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AsinMap(const OpContext&) {}
+  float value(float x) const { return std::asin(x); }
+  float slope(float x) const { return 1 / std::sqrt(1 - x * x); }
+};
+
+struct AsinhMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AsinhMap(const OpContext&) {}
+  float value(float x) const { return std::asinh(x); }
+  float slope(float x) const { return 1 / std::sqrt(x * x + 1); }
+};
+
+struct AtanMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AtanMap(const OpContext&) {}
+  float value(float x) const { return std::atan(x); }
+  float slope(float x) const { return 1 / (1 + x * x); }
+};
+
+struct AtanhMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AtanhMap(const OpContext&) {}
+  float value(float x) const { return std::atanh(x); }
+  float slope(float x) const { return 1 / (1 - x * x); }
 };
 
 // Bounds that are absent do not bind. The slope at a bound is 0, as PyTorch has it for ReLU6.
@@ -60,6 +108,13 @@ struct CosMap {
   explicit CosMap(const OpContext&) {}
   float value(float x) const { return std::cos(x); }
   float slope(float x) const { return -std::sin(x); }
+};
+
+struct CoshMap {
+  static constexpr bool kReadsOutput = false;
+  explicit CoshMap(const OpContext&) {}
+  float value(float x) const { return std::cosh(x); }
+  float slope(float x) const { return std::sinh(x); }
 };
 
 struct EluMap {
@@ -162,6 +217,7 @@ struct NegMap {
   static constexpr bool kReadsOutput = true;  // in fact neither
   explicit NegMap(const OpContext&) {}
   float value(float x) const { return -x; }
+  static std::int64_t integer(std::int64_t x) { return wrapping_subtract(0, x); }
   float slope(float) const { return -1; }
 };
 
@@ -182,6 +238,15 @@ struct SeluMap {
         gamma(context.node.float_or("gamma", 1.05070102F)) {}
   float value(float x) const { return gamma * (x > 0 ? x : alpha * std::expm1(x)); }
   float slope(float x) const { return gamma * (x > 0 ? 1.0F : alpha * std::exp(x)); }
+};
+
+struct ShrinkMap {
+  static constexpr bool kReadsOutput = false;
+  float lambda, bias;
+  explicit ShrinkMap(const OpContext& context)
+      : lambda(context.node.float_or("lambd", 0.5F)), bias(context.node.float_or("bias", 0.0F)) {}
+  float value(float x) const { return x < -lambda ? x + bias : x > lambda ? x - bias : 0.0F; }
+  float slope(float x) const { return x < -lambda || x > lambda ? 1.0F : 0.0F; }
 };
 
 struct SigmoidMap {
@@ -235,6 +300,13 @@ float sign_step(float x) {
   return x > 0 ? 1.0F : x < 0 ? -1.0F : x;  // keeps NaN
 }
 
+struct SinhMap {
+  static constexpr bool kReadsOutput = false;
+  explicit SinhMap(const OpContext&) {}
+  float value(float x) const { return std::sinh(x); }
+  float slope(float x) const { return std::cosh(x); }
+};
+
 struct SqrtMap {
   static constexpr bool kReadsOutput = true;
   explicit SqrtMap(const OpContext&) {}
@@ -256,6 +328,13 @@ struct SwishMap {
   float gate(float x) const { return 1 / (1 + std::exp(-alpha * x)); }
 };
 
+struct TanMap {
+  static constexpr bool kReadsOutput = true;
+  explicit TanMap(const OpContext&) {}
+  float value(float x) const { return std::tan(x); }
+  float slope(float y) const { return 1 + y * y; }
+};
+
 struct TanhMap {
   static constexpr bool kReadsOutput = true;
   explicit TanhMap(const OpContext&) {}
@@ -263,8 +342,25 @@ struct TanhMap {
   float slope(float y) const { return 1 - y * y; }
 };
 
+struct ThresholdedReluMap {
+  static constexpr bool kReadsOutput = false;
+  float alpha;
+  explicit ThresholdedReluMap(const OpContext& context)
+      : alpha(context.node.float_or("alpha", 1.0F)) {}
+  float value(float x) const { return x > alpha ? x : 0.0F; }
+  float slope(float x) const { return x > alpha ? 1.0F : 0.0F; }
+};
+
 template <class Map>
 void forward(OpContext& context) {
+  if constexpr (kTakesIntegers<Map>) {
+    if (type_of_first(context.graph, context.node) == DataType::kInt64) {
+      std::transform(OpContext::ints(context.in[0]),
+                     OpContext::ints(context.in[0]) + element_count(context.in_shape(0)),
+                     OpContext::ints(context.out[0]), Map::integer);
+      return;
+    }
+  }
   const Map map(context);
   const float* x = context.in[0];
   float* y = context.out[0];
@@ -330,6 +426,7 @@ OpDef pointwise_op(std::string_view type, int min_opset = 6, int functions = 0) 
               .blocking = Blocking::kSame,
               .in_place_inputs = 1,
               .flops_an_element = 1 + functions * kFunctionFlops};
+  if constexpr (kTakesIntegers<Map>) op.output_type = type_of_first;
   if constexpr (kKeepsSlope<Map>) {
     op.saved_bytes = slope_bytes;
   } else {
@@ -365,6 +462,24 @@ std::string unsupported_gelu(const Graph& graph, const Node& node) {
 OpDef abs_op() {
   return pointwise_op<AbsMap>("Abs");
 }
+OpDef acos_op() {
+  return pointwise_op<AcosMap>("Acos", 7, 1);
+}
+OpDef acosh_op() {
+  return pointwise_op<AcoshMap>("Acosh", 9, 1);
+}
+OpDef asin_op() {
+  return pointwise_op<AsinMap>("Asin", 7, 1);
+}
+OpDef asinh_op() {
+  return pointwise_op<AsinhMap>("Asinh", 9, 1);
+}
+OpDef atan_op() {
+  return pointwise_op<AtanMap>("Atan", 7, 1);
+}
+OpDef atanh_op() {
+  return pointwise_op<AtanhMap>("Atanh", 9, 1);
+}
 OpDef ceil_op() {
   return pointwise_op<StepMap<ceil_step>>("Ceil");
 }
@@ -381,6 +496,9 @@ OpDef clip_op() {
 }
 OpDef cos_op() {
   return pointwise_op<CosMap>("Cos", 7, 1);
+}
+OpDef cosh_op() {
+  return pointwise_op<CoshMap>("Cosh", 9, 1);
 }
 OpDef elu_op() {
   return pointwise_op<EluMap>("Elu", 6, 1);
@@ -429,6 +547,9 @@ OpDef round_op() {
 OpDef selu_op() {
   return pointwise_op<SeluMap>("Selu", 6, 1);
 }
+OpDef shrink_op() {
+  return pointwise_op<ShrinkMap>("Shrink", 9);
+}
 OpDef sigmoid_op() {
   return pointwise_op<SigmoidMap>("Sigmoid", 6, 1);
 }
@@ -437,6 +558,9 @@ OpDef sign_op() {
 }
 OpDef sin_op() {
   return pointwise_op<SinMap>("Sin", 7, 1);
+}
+OpDef sinh_op() {
+  return pointwise_op<SinhMap>("Sinh", 9, 1);
 }
 OpDef softplus_op() {
   return pointwise_op<SoftplusMap>("Softplus", 1, 2);
@@ -452,8 +576,14 @@ OpDef swish_op() {
   op.notes = kFusedNotes;
   return op;
 }
+OpDef tan_op() {
+  return pointwise_op<TanMap>("Tan", 7, 1);
+}
 OpDef tanh_op() {
   return pointwise_op<TanhMap>("Tanh", 6, 1);
+}
+OpDef thresholded_relu_op() {
+  return pointwise_op<ThresholdedReluMap>("ThresholdedRelu", 10);
 }
 
 }  // namespace tempo

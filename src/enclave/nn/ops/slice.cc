@@ -67,6 +67,7 @@ Result<std::vector<Range>> ranges_of(const ShapeContext& context) {
       return shape_error(node, "Slice leaves nothing of dimension " + std::to_string(*axis),
                          "at least one element", shape_to_string(in));
     }
+    if (range.count == 1) range.step = 1;  // a huge one would overflow
     ranges[*axis] = range;
   }
   return ranges;

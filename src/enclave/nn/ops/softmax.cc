@@ -146,8 +146,29 @@ void log_backward(OpContext& context) {
   });
 }
 
+// 1 at the first of the largest elements, 0 elsewhere.
+void hardmax_forward(OpContext& context) {
+  const Lanes lanes = lanes_of(context);
+  for_lanes(context.pool, lanes, [&](std::int64_t offset) {
+    const float* x = context.in[0] + offset;
+    float* y = context.out[0] + offset;
+    std::int64_t best = 0;
+    for (std::int64_t i = 1; i < lanes.length; ++i) {
+      if (x[i * lanes.inner] > x[best * lanes.inner]) best = i;
+    }
+    for (std::int64_t i = 0; i < lanes.length; ++i) y[i * lanes.inner] = i == best ? 1.0F : 0.0F;
+  });
+}
+
 }  // namespace
 
+OpDef hardmax_op() {
+  return {.type = "Hardmax",
+          .notes = "no gradient",
+          .infer = infer,
+          .forward = hardmax_forward,
+          .blocking = Blocking::kPlainSame};
+}
 OpDef log_softmax_op() {
   OpDef op = softmax_op();
   op.type = "LogSoftmax";
