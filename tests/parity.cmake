@@ -1,11 +1,7 @@
 # Tempo against PyTorch (parity/parity.cc): a test for every model of every case.
 #
 # What waits for the importer, and for what. Delete the line when it is there.
-set(parity_waiting
-  # SplitToSequence and SequenceAt.
-  tiny_gpt_tied/newest_dynamo
-  # Mod and Slice of shapes that depend on the batch.
-  tiny_vit/newest_script)
+set(parity_waiting)
 # Of true size: made when the test runs, which takes python3-torch and minutes.
 set(parity_large resnet18 resnet50 vgg11_bn mobilenet_v2 vit vit_b_16 gpt)
 

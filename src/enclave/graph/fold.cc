@@ -262,6 +262,16 @@ std::optional<FoldedInts> fold_shape(const Node& node, const PerBatch<Shape>& in
   return out;
 }
 
+std::optional<FoldedInts> fold_size(const PerBatch<Shape>& input) {
+  FoldedInts out{true, {}};
+  for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
+    const std::int64_t count = bounded_element_count(input[batch]);
+    if (count < 0) return std::nullopt;
+    out.at[batch] = {count};
+  }
+  return out;
+}
+
 std::optional<std::vector<std::int64_t>> batch_free_target(const FoldedInts& target,
                                                            const PerBatch<Shape>& input,
                                                            bool allow_zero,

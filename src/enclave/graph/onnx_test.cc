@@ -287,6 +287,21 @@ TEST(Import, TiedParametersStayOne) {
   EXPECT_EQ(written.graph().node_size(), 5) << "the Identity nodes stay";
 }
 
+TEST(Export, SaysInOpset6ThatItIsForInference) {
+  onnx::ModelProto proto = empty_model({0, 4}, 6);
+  for (const char* name : {"scale", "bias", "mean", "variance"}) add_floats(&proto, name, {4});
+  add_node(&proto, "BatchNormalization", {"x", "scale", "bias", "mean", "variance"}, {"a"});
+  add_int(add_node(&proto, "Dropout", {"a"}, {"y"}), "is_test", 0);
+  add_output(&proto, "y");
+  const OnnxModel model = must_import(to_bytes(proto));
+  const onnx::ModelProto written = from_bytes(*model.export_file());
+  for (const onnx::NodeProto& node : written.graph().node()) {
+    ASSERT_EQ(node.attribute_size(), 1) << node.op_type();
+    EXPECT_EQ(node.attribute(0).name(), "is_test");
+    EXPECT_EQ(node.attribute(0).i(), 1);
+  }
+}
+
 TEST(Export, CarriesMetadata) {
   OnnxModel model = must_import(to_bytes(small_model()));
   EXPECT_EQ(model.metadata("tempo.mean"), "");

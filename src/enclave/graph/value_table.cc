@@ -116,6 +116,51 @@ Status ValueTable::declare_constant(const onnx::NodeProto& node, const std::stri
   return {};
 }
 
+std::optional<PerBatch<Shape>> ValueTable::shapes_of(const std::string& name) {
+  const Value& value = at(name);
+  if (value.id != kNoTensor) return shapes(value.id);
+  if (!value.transpose_of.empty()) {
+    std::optional<PerBatch<Shape>> source = shapes_of(value.transpose_of);
+    if (source) {
+      for (Shape& shape : *source) std::reverse(shape.begin(), shape.end());
+    }
+    return source;
+  }
+  if (value.constant != nullptr) {
+    const Result<TensorInfo> info = check_tensor(*value.constant, name);
+    if (!info) return std::nullopt;
+    return PerBatch<Shape>{info->dims, info->dims};
+  }
+  if (!value.ints) return std::nullopt;
+  PerBatch<Shape> shapes;
+  for (std::size_t batch = 0; batch < kProbeBatches.size() && !value.ints->is_scalar; ++batch) {
+    shapes[batch] = {static_cast<std::int64_t>(value.ints->at[batch].size())};
+  }
+  return shapes;
+}
+
+OperandInfo ValueTable::operand_info(const std::string& name) {
+  if (name.empty()) return {};
+  const Value& value = at(name);
+  OperandInfo info{.is_there = true,
+                   .is_activation = value.is_activation(),
+                   .type = DataType::kFloat32,
+                   .onnx_type = 0,
+                   .shapes = shapes_of(name)};
+  if (value.constant != nullptr) {
+    info.onnx_type = value.constant->data_type();
+  } else if (value.ints) {
+    info.onnx_type = onnx::TensorProto::INT64;
+  }
+  const bool is_integer =
+      info.onnx_type != 0
+          ? !is_float(value.constant)
+          : value.id != kNoTensor &&
+                graph_.tensors[static_cast<std::size_t>(value.id)].type == DataType::kInt64;
+  if (is_integer || value.is_lost) info.type = DataType::kInt64;
+  return info;
+}
+
 TensorId ValueTable::add_tensor(Tensor tensor, std::optional<PerBatch<Shape>> shapes) {
   graph_.tensors.push_back(std::move(tensor));
   shapes_.push_back(std::move(shapes));
@@ -320,7 +365,8 @@ Result<bool> ValueTable::absorb(const Node& node, const NodeNames& names, int po
       names.outputs[0].empty()) {
     return false;
   }
-  if (alias_constant(node, names, position) || shape_of(node, names) || transposed(node, names)) {
+  if (alias_constant(node, names, position) || fold_dimensions(node, names) ||
+      transposed(node, names)) {
     return true;
   }
   Result<bool> done = alias_activation(node, names);
@@ -333,18 +379,13 @@ Result<bool> ValueTable::absorb(const Node& node, const NodeNames& names, int po
 // PyTorch's exporter writes parameters that were equal at export time as one initializer and
 // Identity nodes. Those whose elements all are one number are fresh (of batch normalisations, say)
 // and trained separately, so each gets a tensor of its own; others can only be equal because they
-// are one parameter, tied. CastLike stands before constants that newer versions write.
+// are one parameter, tied.
 bool ValueTable::alias_constant(const Node& node, const NodeNames& names, int position) {
   const Value& source = at(names.inputs[0]);
   if (source.constant == nullptr) return false;
   const bool is_identity = node.op_type == "Identity" && names.inputs.size() == 1;
-  bool is_cast = is_float(source.constant) && node.op_type == "Cast" &&
-                 node.int_or("to", 0) == onnx::TensorProto::FLOAT;
-  if (is_float(source.constant) && node.op_type == "CastLike" && names.inputs.size() == 2 &&
-      !names.inputs[1].empty()) {
-    const Value& like = at(names.inputs[1]);
-    is_cast = like.is_activation() || is_float(like.constant);
-  }
+  const bool is_cast = is_float(source.constant) && node.op_type == "Cast" &&
+                       node.int_or("to", 0) == onnx::TensorProto::FLOAT;
   if (!is_identity && !is_cast) return false;
   if (is_identity && source.is_trainable && is_float(source.constant) &&
       !has_equal_elements(*source.constant)) {
@@ -388,29 +429,17 @@ Result<bool> ValueTable::alias_activation(const Node& node, const NodeNames& nam
   return true;
 }
 
-bool ValueTable::shape_of(const Node& node, const NodeNames& names) {
-  if (node.op_type != "Shape" || names.inputs.size() != 1) return false;
-  const Value& source = at(names.inputs[0]);
-  PerBatch<Shape> shape;
-  if (source.id != kNoTensor) {
-    if (!shapes(source.id)) {
-      values_[names.outputs[0]].is_lost = true;
-      return true;
-    }
-    shape = *shapes(source.id);
-  } else if (source.constant != nullptr &&
-             source.constant->dims_size() <= static_cast<int>(kMaxRank)) {
-    const auto& dims = source.constant->dims();
-    shape.fill(Shape(dims.begin(), dims.end()));
-  } else if (source.ints) {
-    for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
-      if (source.ints->is_scalar) continue;
-      shape[batch] = {static_cast<std::int64_t>(source.ints->at[batch].size())};
-    }
-  } else {
-    return false;
+bool ValueTable::fold_dimensions(const Node& node, const NodeNames& names) {
+  const bool is_size = node.op_type == "Size";
+  if ((node.op_type != "Shape" && !is_size) || names.inputs.size() != 1) return false;
+  const std::optional<PerBatch<Shape>> shape = shapes_of(names.inputs[0]);
+  if (!shape) {
+    const Value& source = at(names.inputs[0]);
+    if (source.constant != nullptr) return false;
+    values_[names.outputs[0]].is_lost = true;
+    return true;
   }
-  values_[names.outputs[0]].ints = fold_shape(node, shape);
+  values_[names.outputs[0]].ints = is_size ? fold_size(*shape) : fold_shape(node, *shape);
   return true;
 }
 

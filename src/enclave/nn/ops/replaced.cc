@@ -33,18 +33,46 @@ OpDef attention_op() {
                      "heads of keys as of queries");
 }
 
+OpDef cast_like_op() {
+  return replaced_op("CastLike", 15, "becomes a Cast at import");
+}
+
 OpDef constant_op() {
   OpDef op = replaced_op("Constant", 1, "becomes a tensor at import");
   op.unsupported = unsupported_constant;
   return op;
 }
 
+OpDef depth_to_space_op() {
+  return replaced_op("DepthToSpace", 1, "becomes Reshapes and a Transpose at import");
+}
+
+OpDef mean_op() {
+  return replaced_op("Mean", 6, "becomes Adds and a Div at import");
+}
+
+OpDef sequence_at_op() {
+  return replaced_op("SequenceAt", 11, "of a SplitToSequence; becomes a Slice at import");
+}
+
 OpDef shape_op() {
   return replaced_op("Shape", 1, "is computed at import");
 }
 
+OpDef size_op() {
+  return replaced_op("Size", 1, "is computed at import");
+}
+
+OpDef space_to_depth_op() {
+  return replaced_op("SpaceToDepth", 1, "becomes Reshapes and a Transpose at import");
+}
+
 OpDef split_op() {
   return replaced_op("Split", 1, "becomes Slices at import; not of the batch");
+}
+
+OpDef split_to_sequence_op() {
+  return replaced_op("SplitToSequence", 11, "becomes Slices at import; not of the batch");
 }
 
 OpDef sum_op() {
