@@ -287,6 +287,44 @@ TEST(Import, TiedParametersStayOne) {
   EXPECT_EQ(written.graph().node_size(), 5) << "the Identity nodes stay";
 }
 
+// Layers that were made as copies of each other, as PyTorch's encoder makes them.
+TEST(Import, ParametersWhoseNamesDifferInNumbersAreCopies) {
+  onnx::ModelProto proto = empty_model({0, 4});
+  add_floats(&proto, "layers.0.fc2.weight", {4, 4});
+  add_node(&proto, "Identity", {"layers.0.fc2.weight"}, {"layers.11.fc2.weight"});
+  add_node(&proto, "Identity", {"layers.11.fc2.weight"}, {"layers.1.fc2.weight"});
+  add_node(&proto, "Identity", {"layers.0.fc2.weight"}, {"layers.0.fc.weight"});  // tied
+  std::string last = "x";
+  for (const char* name : {"layers.0.fc2.weight", "layers.11.fc2.weight", "layers.1.fc2.weight",
+                           "layers.0.fc.weight"}) {
+    const std::string next = std::string("by.") + name;
+    add_int(add_node(&proto, "Gemm", {last, name}, {next}), "transB", 1);
+    last = next;
+  }
+  add_output(&proto, last);
+  OnnxModel model = must_import(to_bytes(proto));
+  ASSERT_EQ(model.graph.nodes.size(), 4U);
+  const TensorId first = model.graph.find("layers.0.fc2.weight");
+  EXPECT_EQ(model.graph.nodes[0].inputs[1], first);
+  EXPECT_EQ(model.graph.nodes[3].inputs[1], first);
+  for (const int layer : {1, 11}) {
+    const std::string name = "layers." + std::to_string(layer) + ".fc2.weight";
+    const TensorId copy = model.graph.find(name);
+    ASSERT_NE(copy, kNoTensor) << name;
+    EXPECT_NE(copy, first);
+    Tensor& parameter = model.graph.tensors[static_cast<std::size_t>(copy)];
+    EXPECT_EQ(parameter.kind, TensorKind::kParameter);
+    EXPECT_EQ(parameter.floats, model.graph.tensors[static_cast<std::size_t>(first)].floats);
+    parameter.floats.assign(16, static_cast<float>(layer));
+  }
+  // Each is in the exported file with what it has learned.
+  const Result<std::vector<std::byte>> exported = model.export_file();
+  ASSERT_TRUE(exported.ok());
+  const OnnxModel again = must_import(*exported);
+  EXPECT_EQ(tensor(again.graph, "layers.11.fc2.weight").floats, std::vector<float>(16, 11));
+  EXPECT_EQ(tensor(again.graph, "layers.1.fc2.weight").floats, std::vector<float>(16, 1));
+}
+
 TEST(Export, SaysInOpset6ThatItIsForInference) {
   onnx::ModelProto proto = empty_model({0, 4}, 6);
   for (const char* name : {"scale", "bias", "mean", "variance"}) add_floats(&proto, name, {4});

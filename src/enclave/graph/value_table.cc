@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "enclave/graph/evaluate.h"
+#include "enclave/graph/onnx_parse.h"
 #include "enclave/graph/onnx_tensor.h"
 #include "enclave/graph/storage.h"
 
@@ -17,6 +18,8 @@ namespace {
 // What copies may take beyond the size of the file. Batch normalisation's vectors, the usual case,
 // are short.
 constexpr std::int64_t kSpareCopyBytes = std::int64_t{16} << 20;
+// Layers that a file may have as copies of one.
+constexpr std::int64_t kMaxCopies = 64;
 
 bool is_float(const onnx::TensorProto* tensor) {
   return tensor != nullptr && tensor->data_type() == onnx::TensorProto::FLOAT;
@@ -43,6 +46,21 @@ bool has_equal_elements(const onnx::TensorProto& tensor) {
   return std::all_of(floats.begin(), floats.end(), is_first) &&
          (raw.size() <= sizeof(float) ||
           raw.compare(sizeof(float), std::string::npos, raw, 0, raw.size() - sizeof(float)) == 0);
+}
+
+// Names of parameters of repeated layers, such as layers.0.weight and layers.11.weight.
+bool differ_in_numbers_alone(std::string_view a, std::string_view b) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  std::size_t i = 0, j = 0;
+  while (i < a.size() && j < b.size()) {
+    if (is_digit(a[i]) && is_digit(b[j])) {
+      while (i < a.size() && is_digit(a[i])) ++i;
+      while (j < b.size() && is_digit(b[j])) ++j;
+    } else if (a[i++] != b[j++]) {
+      return false;
+    }
+  }
+  return i == a.size() && j == b.size();
 }
 
 // An attention mask: float32 numbers that stand for minus infinity. Training would change the
@@ -94,6 +112,8 @@ Role role_of(const Node& node, std::size_t input, const Value& value) {
 ValueTable::ValueTable(Graph* graph, std::int64_t file_bytes)
     : graph_(*graph),
       copy_budget_(file_bytes + kSpareCopyBytes),
+      parameter_budget_(std::min(kMaxCopies * file_bytes + kSpareCopyBytes,
+                                 static_cast<std::int64_t>(kMaxModelBytes))),
       work_budget_(8 * (file_bytes + kSpareCopyBytes)) {}
 
 void ValueTable::declare_initializers(const onnx::GraphProto& file) {
@@ -252,8 +272,8 @@ Status ValueTable::fill_constant(const std::string& name, const Value& value, co
                  .got = shape_to_string(info->dims)};
   }
   if (value.is_copy) {
-    copy_budget_ -= info->count * 8;
-    if (copy_budget_ < 0) {
+    parameter_budget_ -= info->count * element_bytes(info->type);
+    if (parameter_budget_ < 0) {
       return Error{.code = ErrorCode::kUnsupportedModel,
                    .what = "Identity nodes copy too many parameters",
                    .where = name,
@@ -377,9 +397,10 @@ Result<bool> ValueTable::absorb(const Node& node, const NodeNames& names, int po
 }
 
 // PyTorch's exporter writes parameters that were equal at export time as one initializer and
-// Identity nodes. Those whose elements all are one number are fresh (of batch normalisations, say)
-// and trained separately, so each gets a tensor of its own; others can only be equal because they
-// are one parameter, tied.
+// Identity nodes. Those whose elements all are one number are fresh (of batch normalisations, say),
+// and those whose names differ in numbers alone are of layers that were made as copies of each
+// other: both are trained separately, so each gets a tensor of its own. Others can only be equal
+// because they are one parameter, tied.
 bool ValueTable::alias_constant(const Node& node, const NodeNames& names, int position) {
   const Value& source = at(names.inputs[0]);
   if (source.constant == nullptr) return false;
@@ -388,7 +409,8 @@ bool ValueTable::alias_constant(const Node& node, const NodeNames& names, int po
                        node.int_or("to", 0) == onnx::TensorProto::FLOAT;
   if (!is_identity && !is_cast) return false;
   if (is_identity && source.is_trainable && is_float(source.constant) &&
-      !has_equal_elements(*source.constant)) {
+      !has_equal_elements(*source.constant) &&
+      !differ_in_numbers_alone(names.inputs[0], names.outputs[0])) {
     ties_.emplace(names.outputs[0], tied_to(names.inputs[0]));
     values_[names.outputs[0]];  // the name is taken
     return true;

@@ -117,8 +117,9 @@ class ValueTable {
                        Tensor* tensor);
 
   Graph& graph_;
-  std::int64_t copy_budget_;  // bytes
-  std::int64_t work_budget_;  // elements that evaluate() may touch
+  std::int64_t copy_budget_;       // bytes that evaluate() may make
+  std::int64_t parameter_budget_;  // bytes of parameters that Identity nodes may make
+  std::int64_t work_budget_;       // elements that evaluate() may touch
   std::unordered_map<std::string, Value> values_;
   std::unordered_map<std::string, std::string> ties_;   // names for another name's parameter
   std::vector<std::optional<PerBatch<Shape>>> shapes_;  // index = TensorId
