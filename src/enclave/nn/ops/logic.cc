@@ -238,17 +238,17 @@ void where_backward(OpContext& context) {
     const StridedLoop<3> loop(
         context.out_shape(0),
         {result_strides(context), operand_strides(context, 0), operand_strides(context, side)});
-    const auto& [size, strides] = loop.inner();
-    const auto share = [&, size = size, strides = strides](const auto& at, std::int64_t i) {
-      const bool is_first = condition[at[1] + i * strides[1]] != 0;
-      return is_first == (side == 1) ? context.d_out[0][at[0] + i * strides[0]] : 0.0F;
+    const auto& inner = loop.inner();
+    const auto share = [&](const auto& at, std::int64_t i) {
+      const bool is_first = condition[at[1] + i * inner.strides[1]] != 0;
+      return is_first == (side == 1) ? context.d_out[0][at[0] + i * inner.strides[0]] : 0.0F;
     };
     const Shape& shape = context.in_shape(side);
     if (shape == context.out_shape(0)) {
       const bool accumulate = context.accumulate[branch];
       loop.parallel_rows(context.pool, [&](const auto& at) {
-        for (std::int64_t i = 0; i < size; ++i) {
-          float& target = dx[at[2] + i * strides[2]];
+        for (std::int64_t i = 0; i < inner.size; ++i) {
+          float& target = dx[at[2] + i * inner.strides[2]];
           target = accumulate ? target + share(at, i) : share(at, i);
         }
       });
@@ -256,8 +256,9 @@ void where_backward(OpContext& context) {
     }
     std::vector<double> sums(static_cast<std::size_t>(element_count(shape)), 0.0);
     loop.all_rows([&](const auto& at) {
-      for (std::int64_t i = 0; i < size; ++i) {
-        sums[static_cast<std::size_t>(at[2] + i * strides[2])] += static_cast<double>(share(at, i));
+      for (std::int64_t i = 0; i < inner.size; ++i) {
+        sums[static_cast<std::size_t>(at[2] + i * inner.strides[2])] +=
+            static_cast<double>(share(at, i));
       }
     });
     store_sums(sums, dx, context.accumulate[branch]);

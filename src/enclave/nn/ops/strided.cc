@@ -48,8 +48,8 @@ Shape broadcast_strides(const Shape& shape, int block, std::size_t rank) {
 void strided_copy(ThreadPool& pool, const Shape& dims, const float* from, const Shape& from_strides,
                   float* to, const Shape& to_strides, bool accumulate, float scale) {
   const StridedLoop<2> loop(dims, {to_strides, from_strides});
-  const auto [size, strides] = loop.inner();
-  const auto [y_stride, x_stride] = strides;
+  const std::int64_t size = loop.inner().size;
+  const std::int64_t y_stride = loop.inner().strides[0], x_stride = loop.inner().strides[1];
   loop.parallel_rows(pool, [&](const auto& at) {
     float* y = to + at[0];
     const float* x = from + at[1];
