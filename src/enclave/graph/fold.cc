@@ -241,6 +241,8 @@ std::optional<FoldedInts> fold_node(const Node& node,
     }
     std::optional<Folded> value = rule->apply(node, operands);
     if (!value || value->values.size() > kMaxFoldedInts) return std::nullopt;
+    // As many as samples: for a node of the graph to make.
+    if (batch > 0 && value->values.size() != out.at[0].size()) return std::nullopt;
     out.is_scalar = value->is_scalar;
     out.at[batch] = std::move(value->values);
   }

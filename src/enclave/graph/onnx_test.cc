@@ -325,6 +325,26 @@ TEST(Import, ParametersWhoseNamesDifferInNumbersAreCopies) {
   EXPECT_EQ(tensor(again.graph, "layers.1.fc2.weight").floats, std::vector<float>(16, 1));
 }
 
+// As GPT-2's mask is made: not integers that are known, but a node that makes them.
+TEST(Import, IntegersThatAreAsManyAsSamplesAreMadeByTheGraph) {
+  onnx::ModelProto proto = empty_model({0, 4});
+  add_ints(&proto, "zero", {0})->clear_dims();
+  add_ints(&proto, "one", {1})->clear_dims();
+  add_ints(&proto, "columns", {1});
+  add_node(&proto, "Shape", {"x"}, {"shape"});
+  add_node(&proto, "Gather", {"shape", "zero"}, {"samples"});
+  add_node(&proto, "Range", {"zero", "samples", "one"}, {"count"});
+  add_node(&proto, "Unsqueeze", {"count", "columns"}, {"column"});
+  add_int(add_node(&proto, "Cast", {"column"}, {"numbers"}), "to", 1);
+  add_node(&proto, "Mul", {"x", "numbers"}, {"y"});
+  add_output(&proto, "y");
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_THAT(op_types(model.graph), ElementsAre("Range", "Unsqueeze", "Cast", "Mul"));
+  const Result<Shapes> shapes = infer_shapes(model.graph, 5);
+  ASSERT_TRUE(shapes.ok());
+  EXPECT_EQ((*shapes)[static_cast<std::size_t>(model.graph.outputs[0])], (Shape{5, 4}));
+}
+
 TEST(Export, SaysInOpset6ThatItIsForInference) {
   onnx::ModelProto proto = empty_model({0, 4}, 6);
   for (const char* name : {"scale", "bias", "mean", "variance"}) add_floats(&proto, name, {4});

@@ -373,6 +373,8 @@ bool ValueTable::evaluate_per_batch(const Node& node, const std::string& output,
     }
     const auto result = evaluate_node(node, std::move(at_batch), kMaxFoldedInts);
     if (!result || result->type != DataType::kInt64 || result->declared.size() > 1) return false;
+    // As many as samples: for a node of the graph to make.
+    if (batch > 0 && result->ints.size() != known.at[0].size()) return false;
     known.is_scalar = result->declared.empty();
     known.at[batch] = result->ints;
   }
