@@ -184,7 +184,7 @@ void JobFlags::add_machine_flags(CLI::App& command) {
   command.add_option("--threads", request_.spec.threads, "of the enclave; 0: one a core")
       ->capture_default_str();
   command
-      .add_option("--memory-limit", memory_limit_,
+      .add_option("--tee-memory", tee_memory_,
                   "of the enclave, in bytes or with K, M, G; 0: what is free")
       ->capture_default_str();
   command.add_option("--master", request_.master,
@@ -234,9 +234,9 @@ Status JobFlags::fill_spec(JobSpec& spec) const {
   const auto export_form = parse_export_form(export_form_);
   if (!export_form) return export_form.error();
   spec.export_form = *export_form;
-  const auto memory = parse_bytes(memory_limit_);
+  const auto memory = parse_bytes(tee_memory_);
   if (!memory) return memory.error();
-  spec.memory_limit_bytes = *memory;
+  spec.tee_memory_bytes = *memory;
   spec.data.mean = mean_;
   spec.data.deviation = deviation_;
   for (const std::string& kind : augment_) {

@@ -41,7 +41,7 @@ class JobFlags {
   std::string on_tamper_ = "continue";
   std::string workers_ = "local:2";
   std::string export_form_ = "inference";
-  std::string memory_limit_ = "0";
+  std::string tee_memory_ = "0";
   std::vector<std::string> augment_;
   std::vector<float> mean_;
   std::vector<float> deviation_;

@@ -193,7 +193,7 @@ std::string flag_of_key(const std::string& key) {
       {"deviation", "--std"},
       {"kind", "--schedule"},
       {"format", "--data"},
-      {"memory_limit_bytes", "--memory-limit"},
+      {"tee_memory_bytes", "--tee-memory"},
   }};
   if (key.empty() || key.find_first_not_of("abcdefghijklmnopqrstuvwxyz_.") != std::string::npos) {
     return key;

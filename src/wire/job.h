@@ -88,8 +88,8 @@ struct JobSpec {
   // result's rms) passes in the whole job.
   double soundness_t = 1e-6;
   double tamper_size = 0.01;
-  bool binary_checks = false;            // the paper's {0,1} vectors (Theorem V.2)
-  std::uint64_t memory_limit_bytes = 0;  // of the enclave; 0: no limit of its own
+  bool binary_checks = false;          // the paper's {0,1} vectors (Theorem V.2)
+  std::uint64_t tee_memory_bytes = 0;  // of the enclave; 0: no limit of its own
   // Of the trained model: what training alone has is left out, or as in the file that came.
   ExportForm export_form = ExportForm::kInference;
 };

@@ -202,7 +202,7 @@ void describe_job(Visitor& v, Spec& spec) {
   v.field("soundness_t", spec.soundness_t);
   v.field("tamper_size", spec.tamper_size);
   v.field("binary_checks", spec.binary_checks);
-  v.field("memory_limit_bytes", spec.memory_limit_bytes);
+  v.field("tee_memory_bytes", spec.tee_memory_bytes);
   v.named("export_form", spec.export_form, export_form_name, parse_export_form);
 }
 

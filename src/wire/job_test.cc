@@ -41,7 +41,7 @@ JobSpec unusual_job() {
   spec.soundness_t = 1e-9;
   spec.tamper_size = 0.5;
   spec.binary_checks = true;
-  spec.memory_limit_bytes = (std::uint64_t{1} << 40) + 1;
+  spec.tee_memory_bytes = (std::uint64_t{1} << 40) + 1;
   spec.export_form = ExportForm::kTraining;
   return spec;
 }
@@ -88,7 +88,7 @@ TEST(JobJson, CarriesEveryMember) {
   EXPECT_EQ(back->soundness_t, spec.soundness_t);
   EXPECT_EQ(back->tamper_size, spec.tamper_size);
   EXPECT_EQ(back->binary_checks, spec.binary_checks);
-  EXPECT_EQ(back->memory_limit_bytes, spec.memory_limit_bytes);
+  EXPECT_EQ(back->tee_memory_bytes, spec.tee_memory_bytes);
   EXPECT_EQ(back->export_form, spec.export_form);
 }
 

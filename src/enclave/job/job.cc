@@ -172,7 +172,7 @@ Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec, 
 Status Runner::refuse_if_too_large(const Job& job) {
   const std::uint64_t needed = job.memory.total();
   const std::uint64_t available = available_memory();
-  std::uint64_t limit = job.spec.memory_limit_bytes;
+  std::uint64_t limit = job.spec.tee_memory_bytes;
   if (limit == 0 || (available != 0 && available < limit)) limit = available;
   if (limit == 0 || needed <= limit) return {};
   return Error{ErrorCode::kOutOfMemory,
