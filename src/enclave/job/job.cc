@@ -370,7 +370,7 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   auto model = OnnxModel::import(inputs.model, import_options);
   if (!model.ok()) return model.error();
   job.model = std::move(model).value();
-  inputs.model = {};
+  inputs.model = std::vector<std::byte>();  // "= {}" would keep its memory
   if (kind != JobKind::kInfer) {
     const auto frozen = freeze_parameters(job.model.graph, job.spec.frozen);
     if (!frozen.ok()) return frozen.error();
