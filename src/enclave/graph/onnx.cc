@@ -65,9 +65,11 @@ Result<std::vector<std::byte>> OnnxModel::export_file(const ExportOptions& optio
     const Tensor& tensor = graph.tensors[static_cast<std::size_t>(home.tensor)];
     std::vector<float> values(tensor.floats.size());
     from_storage(tensor.floats, tensor.declared, tensor.storage, values);
+    // set_raw_data() would make two more copies on the way.
     model.mutable_graph()
         ->mutable_initializer(home.initializer)
-        ->set_raw_data(values.data(), values.size() * sizeof(float));
+        ->mutable_raw_data()
+        ->assign(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
   }
   if (!options.training_form) to_inference_form(&model);
   const std::size_t bytes = model.ByteSizeLong();

@@ -52,7 +52,13 @@ int JobEngines::channel_block() const {
   return scheme_ == Scheme::kLocal ? preferred_channel_block() : 0;
 }
 
-Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, StepMode mode) {
+SoundnessGoal JobEngines::goal_of_an_executor() const {
+  SoundnessGoal goal = goal_;
+  goal.t /= kExecutors;
+  return goal;
+}
+
+Result<Plan> JobEngines::plan_for(const std::vector<LinearOp>& ops, StepMode mode) const {
   PlanOptions options;
   options.scheme = scheme_;
   options.policy = spec_.offload;
@@ -65,9 +71,12 @@ Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, S
   }
   options.products_factor =
       static_cast<double>(mode == StepMode::kTraining ? training_batches_ : inference_batches_);
-  options.goal = goal_;
-  options.goal.t = goal_.t / kExecutors;
-  auto plan = make_plan(ops, options);
+  options.goal = goal_of_an_executor();
+  return make_plan(ops, options);
+}
+
+Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, StepMode mode) {
+  auto plan = plan_for(ops, mode);
   if (!plan.ok()) return plan.error();
 
   LinearEngine* engine = &local_;
@@ -75,7 +84,7 @@ Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, S
     EngineOptions engine_options;
     engine_options.scheme = scheme_;
     engine_options.coefficients = {spec_.key_range, spec_.key_real};
-    engine_options.goal = options.goal;
+    engine_options.goal = goal_of_an_executor();
     engine_options.on_tamper = spec_.on_tamper;
     engines_.push_back(std::make_unique<OffloadEngine>(
         std::move(plan).value(), engine_options,

@@ -31,6 +31,8 @@ class JobEngines final : public EngineFactory {
 
   Result<LinearEngine*> engine_for(const std::vector<LinearOp>& ops, StepMode mode) override;
   int channel_block() const override;
+  // The plan that engine_for() makes.
+  Result<Plan> plan_for(const std::vector<LinearOp>& ops, StepMode mode) const;
   CheckCounts checks() const override { return {stats_.checks_done, stats_.checks_failed}; }
 
   // The plans in the order of engine_for.
@@ -41,6 +43,8 @@ class JobEngines final : public EngineFactory {
   const SoundnessGoal& goal() const { return goal_; }
 
  private:
+  SoundnessGoal goal_of_an_executor() const;
+
   const JobSpec& spec_;
   const Scheme scheme_;
   WorkerLink* link_;

@@ -1,14 +1,17 @@
 #include "enclave/job/job.h"
 
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
 
 #include "enclave/graph/onnx.h"
+#include "enclave/job/memory_estimate.h"
 #include "enclave/job/plan_report.h"
 #include "enclave/offload/ring_link.h"
 #include "enclave/train/freeze.h"
@@ -23,9 +26,6 @@
 
 namespace tempo {
 namespace {
-
-// Code, libraries, thread stacks and oneDNN's scratch, as measured on an empty job.
-constexpr std::uint64_t kProgramBytes = std::uint64_t{96} << 20;
 
 std::uint64_t available_memory() {
   std::ifstream info("/proc/meminfo");
@@ -87,6 +87,7 @@ struct Runner::Job {
   std::int64_t frozen = 0;  // values
   MemoryEstimate memory;
   Report report;
+  std::optional<JobEngines> engines;
 
   explicit Job(JobSpec job_spec, int threads) : spec(std::move(job_spec)), pool(threads) {}
 };
@@ -117,61 +118,10 @@ Result<WorkerLink*> Runner::link(const JobSpec& spec, Scheme scheme) {
   return link_.get();
 }
 
-// Activations and parameters of all executors that the job will make, and the plans' own needs.
-Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec, int channel_block,
-                                       const RunLength& length, std::int64_t test_samples) {
-  MemoryEstimate memory;
-  memory.program = kProgramBytes;
-  const auto add = [&](std::int64_t batch, StepMode mode) -> Status {
-    ExecutorOptions options;
-    options.batch = batch;
-    options.mode = mode;
-    options.channel_block = channel_block;
-    const auto bytes = Executor::arena_bytes(graph, options);
-    if (!bytes.ok()) return bytes.error();
-    memory.activations += static_cast<std::uint64_t>(*bytes);
-    return {};
-  };
-  std::uint64_t trained = 0;
-  std::uint64_t fixed = 0;
-  for (const Tensor& tensor : graph.tensors) {
-    (tensor.kind == TensorKind::kParameter ? trained : fixed) +=
-        tensor.floats.size() * sizeof(float);
-  }
-  const std::int64_t inference_batch =
-      test_samples == 0 ? spec.batch : std::min(spec.batch, test_samples);
-  if (spec.kind == JobKind::kInfer) {
-    TEMPO_RETURN_IF_ERROR(add(inference_batch, StepMode::kInference));
-    memory.parameters = trained + fixed;
-    // The predictions, and the file that they are copied to.
-    const auto outputs = infer_shapes(graph, 1);
-    if (!outputs.ok()) return outputs.error();
-    const std::int64_t classes =
-        element_count((*outputs)[static_cast<std::size_t>(graph.outputs[0])]);
-    constexpr double kLimit = 1e18;  // more than any memory; keeps the sum from overflowing
-    const double bytes = static_cast<double>(test_samples) * static_cast<double>(classes) *
-                         static_cast<double>(2 * sizeof(float));
-    memory.data = static_cast<std::uint64_t>(std::min(bytes, kLimit));
-    return memory;
-  }
-  std::uint64_t gradients = spec.accumulate > 1 ? 1 : 0;  // their sum, and those of each executor
-  if (length.has_full_batches) {
-    TEMPO_RETURN_IF_ERROR(add(spec.batch, StepMode::kTraining));
-    ++gradients;
-  }
-  if (length.rest > 0) {
-    TEMPO_RETURN_IF_ERROR(add(length.rest, StepMode::kTraining));
-    ++gradients;
-  }
-  if (test_samples > 0) TEMPO_RETURN_IF_ERROR(add(inference_batch, StepMode::kInference));
-  memory.parameters = fixed + trained * (1 + gradients);
-  memory.optimizer = trained * static_cast<std::uint64_t>(optimizer_state_values(spec.optimizer));
-  return memory;
-}
-
 Status Runner::refuse_if_too_large(const Job& job) {
   const std::uint64_t needed = job.memory.total();
-  const std::uint64_t available = available_memory();
+  std::uint64_t available = available_memory();
+  if (available != 0) available += measure_process().resident_bytes;  // part of what is needed
   std::uint64_t limit = job.spec.tee_memory_bytes;
   if (limit == 0 || (available != 0 && available < limit)) limit = available;
   if (limit == 0 || needed <= limit) return {};
@@ -217,12 +167,9 @@ std::string describe(const EngineEvent& event) {
 Status Runner::train(Job& job, std::atomic<bool>& stop,
                      const std::function<void(const Progress&)>& on_progress, JobOutputs& outputs) {
   Graph& graph = job.model.graph;
-  auto linked = link(job.spec, job.scheme);
-  if (!linked.ok()) return linked.error();
+  JobEngines& engines = *job.engines;
   auto normalisation = make_normalisation(job.spec.data, job.data.train, job.pool);
   if (!normalisation.ok()) return normalisation.error();
-  JobEngines engines(job.spec, job.scheme, *linked, job.length.batches, job.inference_batches,
-                     hooks_, job.pool, job.ledger);
   auto trainer =
       Trainer::create(graph, job.data, *normalisation, job.spec, engines, job.pool, job.ledger);
   if (!trainer.ok()) return trainer.error();
@@ -247,6 +194,7 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
   job.report.offloaded_share = engines.plans().front()->offloaded_share();
   const std::int64_t classes = (*trainer)->classes();
   trainer->reset();  // the graph is whole again: a last Softmax is out of it while training
+  malloc_trim(0);    // else what training had is resident beside what export takes
   job.report.model = summarise_model(graph, classes);
   job.report.model.fused = job.model.fused;
   job.report.model.notes = notes;
@@ -285,14 +233,11 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
                        const std::function<void(const Progress&)>& on_progress,
                        JobOutputs& outputs) {
   Graph& graph = job.model.graph;
-  auto linked = link(job.spec, job.scheme);
-  if (!linked.ok()) return linked.error();
+  JobEngines& engines = *job.engines;
   const Dataset& data = job.data.test.empty() ? job.data.train : job.data.test;
   const Dataset& reference = job.data.train.empty() ? data : job.data.train;
   auto normalisation = normalisation_for(job.model, job.spec.data, reference, job.pool);
   if (!normalisation.ok()) return normalisation.error();
-  JobEngines engines(job.spec, job.scheme, *linked, job.length.batches, job.inference_batches,
-                     hooks_, job.pool, job.ledger);
   InferOptions options;
   options.batch = job.spec.batch;
   options.cancel = &stop;
@@ -322,23 +267,19 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
 }
 
 Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
-  auto linked = link(job.spec, job.scheme);
-  if (!linked.ok()) return linked.error();
-  JobEngines engines(job.spec, job.scheme, *linked, job.length.batches, job.inference_batches,
-                     hooks_, job.pool, job.ledger);
+  const JobEngines& engines = *job.engines;
   ExecutorOptions options;
   options.batch = job.spec.batch;
   options.mode = StepMode::kTraining;
   options.channel_block = engines.channel_block();
   const auto ops = Executor::linear_ops(job.model.graph, options);
   if (!ops.ok()) return ops.error();
-  auto engine = engines.engine_for(*ops, StepMode::kTraining);
-  if (!engine.ok()) return engine.error();
-  job.memory.engine = engines.plans().front()->engine_bytes;
+  const auto plan = engines.plan_for(*ops, StepMode::kTraining);
+  if (!plan.ok()) return plan.error();
   const auto shapes = infer_shapes(job.model.graph, job.spec.batch);
   if (!shapes.ok()) return shapes.error();
   PlanSummary summary;
-  summary.plan = engines.plans().front();
+  summary.plan = &*plan;
   summary.scheme = job.scheme;
   summary.batch = job.spec.batch;
   summary.accumulate = job.spec.accumulate;
@@ -370,6 +311,7 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   auto model = OnnxModel::import(inputs.model, import_options);
   if (!model.ok()) return model.error();
   job.model = std::move(model).value();
+  const std::uint64_t model_bytes = inputs.model.size();
   inputs.model = std::vector<std::byte>();  // "= {}" would keep its memory
   if (kind != JobKind::kInfer) {
     const auto frozen = freeze_parameters(job.model.graph, job.spec.frozen);
@@ -391,11 +333,16 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   job.length = run_length(job.spec, train_samples);
   job.inference_batches = (kind == JobKind::kTrain ? job.spec.epochs : 1) *
                           std::max<std::int64_t>(1, ceil_div(test_samples, job.spec.batch));
-  const int block = job.scheme == Scheme::kLocal ? preferred_channel_block() : 0;
-  auto memory = estimate_memory(job.model.graph, job.spec, block, job.length, test_samples);
+  auto linked = link(job.spec, job.scheme);
+  if (!linked.ok()) return linked.error();
+  job.engines.emplace(job.spec, job.scheme, *linked, job.length.batches, job.inference_batches,
+                      hooks_, job.pool, job.ledger);
+  JobSizes sizes{job.length, test_samples, model_bytes, job.data_bytes};
+  malloc_trim(0);  // what import had, and no step can use
+  sizes.resident_bytes = measure_process().resident_bytes;
+  auto memory = estimate_memory(job.model.graph, job.spec, *job.engines, sizes);
   if (!memory.ok()) return memory.error();
   job.memory = *memory;
-  job.memory.data += job.data_bytes;
 
   if (kind == JobKind::kPlan) return make_plan_report(job, outputs);
   TEMPO_RETURN_IF_ERROR(refuse_if_too_large(job));
@@ -404,6 +351,7 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   job.report.spec = job.spec;
   job.report.times = job.ledger;
   job.report.process = measure_process();
+  job.report.planned_bytes = job.memory.total();
   if (!status.ok()) job.report.error = status.error();
   outputs.report_json = report_json(job.report);
   return status;

@@ -117,9 +117,12 @@ std::string plan_text(const PlanSummary& summary) {
   const MemoryEstimate& m = summary.memory;
   out += fmt::format(
       "peak enclave memory: {:.0f} MiB (activations {:.0f}, parameters and gradients {:.0f}, state "
-      "of {} {:.0f}, keys and checks {:.0f}, data {:.0f}, program {:.0f})\n",
+      "of {} {:.0f}, keys and checks {:.0f}, scratch {:.0f}, data {:.0f}, model file {:.0f}, "
+      "program "
+      "{:.0f})\n",
       mib(m.total()), mib(m.activations), mib(m.parameters), optimizer_kind_name(summary.optimizer),
-      mib(m.optimizer), mib(m.engine), mib(m.data), mib(m.program));
+      mib(m.optimizer), mib(m.engine), mib(m.scratch), mib(m.data), mib(m.model_file),
+      mib(m.program));
   if (!summary.fused.empty()) out += fmt::format("fused: {}\n", counts(summary.fused));
   for (const std::string& note : summary.notes) out += fmt::format("note: {}\n", note);
   return out;
@@ -191,7 +194,9 @@ std::string plan_json(const PlanSummary& summary) {
         {"parameters", m.parameters},
         {"optimizer", m.optimizer},
         {"engine", m.engine},
+        {"scratch", m.scratch},
         {"data", m.data},
+        {"model_file", m.model_file},
         {"program", m.program},
         {"total", m.total()}}}};
   return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);

@@ -7,24 +7,12 @@
 #include <vector>
 
 #include "enclave/graph/fuse.h"
+#include "enclave/job/memory_estimate.h"
 #include "enclave/nn/op.h"
 #include "enclave/offload/plan.h"
 #include "wire/job.h"
 
 namespace tempo {
-
-// Bytes of enclave memory by what they are for. Their sum is the peak.
-struct MemoryEstimate {
-  std::uint64_t activations = 0;  // arenas of all executors
-  std::uint64_t parameters = 0;   // weights, gradients
-  std::uint64_t optimizer = 0;    // the optimiser's state
-  std::uint64_t engine = 0;       // keys and check sums
-  std::uint64_t data = 0;         // samples; 0 when planning without data
-  std::uint64_t program = 0;      // code, libraries, threads
-  std::uint64_t total() const {
-    return activations + parameters + optimizer + engine + data + program;
-  }
-};
 
 // What the enclave does besides linear operators, by kind of operator.
 struct KindWork {

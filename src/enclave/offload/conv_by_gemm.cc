@@ -12,8 +12,6 @@
 namespace tempo {
 namespace {
 
-constexpr std::int64_t kBlockFloats = std::int64_t{1} << 20;  // of X at a time: 4 MB
-
 std::size_t bytes_of(std::int64_t floats) {
   return static_cast<std::size_t>(floats) * sizeof(float);
 }
@@ -34,7 +32,7 @@ void gather_rows(ThreadPool& pool, const ConvGeometry& g, const float* input, st
 // Calls body(first position, count, space for that many rows of X).
 template <class Body>
 void for_blocks(const ConvGeometry& g, const Body& body) {
-  const std::int64_t most = std::clamp<std::int64_t>(kBlockFloats / g.n(), 1, g.p());
+  const std::int64_t most = std::clamp<std::int64_t>(kGemmBlockFloats / g.n(), 1, g.p());
   AlignedBuffer<float> rows(static_cast<std::size_t>(most * g.n()));
   for (std::int64_t begin = 0; begin < g.p(); begin += most) {
     body(begin, std::min(most, g.p() - begin), rows.data());

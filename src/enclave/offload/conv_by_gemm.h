@@ -10,6 +10,8 @@
 
 namespace tempo {
 
+inline constexpr std::int64_t kGemmBlockFloats = std::int64_t{1} << 20;  // of X at a time: 4 MB
+
 // bias: m values, or null.
 void conv_forward_by_gemm(ThreadPool& pool, const ConvGeometry& geometry, const float* input,
                           const float* weights, const float* bias, float* output);

@@ -1,5 +1,6 @@
 #include "enclave/offload/conv_primitives.h"
 
+#include <algorithm>
 #include <dnnl.hpp>
 #include <optional>
 #include <string>
@@ -127,13 +128,12 @@ struct ConvPrimitives::State {
     return first_fast(typename P::primitive_desc(desc, own_scratchpad(), cpu(), hint));
   }
 
-  // Compiles at first use. With few channels oneDNN has fast code for a source in planes or in a
-  // layout of its choice only; copying a source of few channels costs little. Some convolutions of
-  // several groups it can do channels last only.
-  template <class P, class Describe>
-  bool make(Kernel<P>& kernel, const Describe& describe) {
-    if (kernel.is_made) return kernel.description.has_value();
-    kernel.is_made = true;
+  // Calls take() with the first description that there is and that it takes without dnnl::error.
+  // With few channels oneDNN has fast code for a source in planes or in a layout of its choice
+  // only; copying a source of few channels costs little. Some convolutions of several groups it can
+  // do channels last only.
+  template <class Describe, class Take>
+  bool first_layout(const Describe& describe, const Take& take) const {
     const std::pair<Tag, Tag> layouts[] = {{source_tag, result_tag},
                                            {Tag::nchw, result_tag},
                                            {Tag::any, result_tag},
@@ -141,15 +141,36 @@ struct ConvPrimitives::State {
     for (const auto& [from, to] : layouts) {
       if (from == Tag::nchw && geometry.in_c > 4) continue;
       try {
-        auto description = describe(Desc(source_dims, kF32, from), Desc(result_dims, kF32, to));
-        kernel.primitive = P(description);
-        kernel.description = std::move(description);
+        take(describe(Desc(source_dims, kF32, from), Desc(result_dims, kF32, to)));
         return true;
       } catch (const dnnl::error&) {
         continue;
       }
     }
     return false;
+  }
+
+  // Compiles at first use.
+  template <class P, class Describe>
+  bool make(Kernel<P>& kernel, const Describe& describe) {
+    if (kernel.is_made) return kernel.description.has_value();
+    kernel.is_made = true;
+    return first_layout(describe, [&](typename P::primitive_desc description) {
+      kernel.primitive = P(description);
+      kernel.description = std::move(description);
+    });
+  }
+
+  // What one kernel takes of the workspace: operands that it wants in another layout, scratch.
+  void note_sizes(const Desc& from, const Desc& by, const Desc& to, const Desc& scratchpad,
+                  ConvWorkspace::Sizes& most) const {
+    const auto note = [&](ConvWorkspace::Use use, std::size_t bytes) {
+      most[use] = std::max(most[use], bytes);
+    };
+    if (from != source) note(ConvWorkspace::kSource, from.get_size());
+    if (by != weights) note(ConvWorkspace::kWeights, by.get_size());
+    if (to != result) note(ConvWorkspace::kResult, to.get_size());
+    note(ConvWorkspace::kScratchpad, scratchpad.get_size());
   }
 
   // The data where it lies, or copied into the layout `wanted`.
@@ -247,6 +268,36 @@ bool ConvPrimitives::backward_input(const float* weights, const float* d_output,
   s.finish(s.source, made, d_input);
   s.stream.wait();
   return true;
+}
+
+std::optional<ConvWorkspace::Sizes> ConvPrimitives::workspace_sizes(const LinearOp& op) {
+  using Weights = dnnl::convolution_backward_weights;
+  using Data = dnnl::convolution_backward_data;
+  ConvWorkspace unused;
+  const State s(op, unused);
+  ConvWorkspace::Sizes most{};
+  bool fast = s.first_layout(
+      [&](const Desc& from, const Desc& to) { return s.describe_forward(from, to, false); },
+      [&](const dnnl::convolution_forward::primitive_desc& d) {
+        s.note_sizes(d.src_desc(), d.weights_desc(), d.dst_desc(), d.scratchpad_desc(), most);
+      });
+  if (op.needs_weight_gradient) {
+    fast &= s.first_layout(
+        [&](const Desc& from, const Desc& to) { return s.describe_backward<Weights>(from, to); },
+        [&](const Weights::primitive_desc& d) {
+          s.note_sizes(d.src_desc(), d.diff_weights_desc(), d.diff_dst_desc(), d.scratchpad_desc(),
+                       most);
+        });
+  }
+  if (op.needs_input_gradient) {
+    fast &= s.first_layout(
+        [&](const Desc& from, const Desc& to) { return s.describe_backward<Data>(from, to); },
+        [&](const Data::primitive_desc& d) {
+          s.note_sizes(d.diff_src_desc(), d.weights_desc(), d.diff_dst_desc(), d.scratchpad_desc(),
+                       most);
+        });
+  }
+  return fast ? std::optional(most) : std::nullopt;
 }
 
 void ConvPrimitives::reorder(const ConvGeometry& g, bool is_input, int from_block,

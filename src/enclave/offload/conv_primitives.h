@@ -4,6 +4,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 
 #include "base/buffer.h"
 #include "enclave/offload/linear.h"
@@ -14,6 +15,7 @@ namespace tempo {
 class ConvWorkspace {
  public:
   enum Use { kSource, kWeights, kResult, kScratchpad, kUses };
+  using Sizes = std::array<std::size_t, kUses>;  // bytes
   std::byte* get(Use use, std::size_t bytes) {
     AlignedBuffer<std::byte>& buffer = buffers_[use];
     if (buffer.size() < bytes) buffer = AlignedBuffer<std::byte>(bytes);
@@ -36,6 +38,10 @@ class ConvPrimitives {
   bool forward(const float* input, const float* weights, const float* bias, float* output);
   bool backward_weights(const float* input, const float* d_output, float* d_weights);
   bool backward_input(const float* weights, const float* d_output, float* d_input);
+
+  // The most that the calls above take of the workspace, those of backward where the operator needs
+  // them. Compiles nothing. Nothing when one of them would return false.
+  static std::optional<ConvWorkspace::Sizes> workspace_sizes(const LinearOp& op);
 
   // Channels last to and from the layout with `block` (feature_view.h).
   static void reorder(const ConvGeometry& geometry, bool is_input, int from_block,

@@ -1,6 +1,8 @@
 #include "enclave/offload/local_engine.h"
 
+#include <algorithm>
 #include <dnnl.hpp>
+#include <numeric>
 #include <utility>
 
 #include "base/buffer.h"
@@ -39,6 +41,33 @@ int preferred_channel_block() {
     default:
       return 16;
   }
+}
+
+void LocalScratch::include(const LinearOp& op, bool adds_input) {
+  enum : std::size_t { kSum = ConvWorkspace::kUses, kByGemm, kAll };
+  most_.resize(kAll);
+  const ConvGeometry& g = op.geometry;
+  if (g.is_fully_connected()) return;
+  const auto note = [&](std::size_t use, std::uint64_t bytes) {
+    most_[use] = std::max(most_[use], bytes);
+  };
+  const auto floats = [](std::int64_t count) {
+    return static_cast<std::uint64_t>(count) * sizeof(float);
+  };
+  if (adds_input) note(kSum, floats(g.input_elements()));
+  if (const auto sizes = ConvPrimitives::workspace_sizes(op)) {
+    for (std::size_t use = 0; use < sizes->size(); ++use) note(use, (*sizes)[use]);
+    return;
+  }
+  // Both tensors channels last and those of one group, and a block of X.
+  const std::int64_t tensors = g.input_elements() + g.p() * g.m();
+  const bool is_blocked = op.input_block != 0 || op.output_block != 0;
+  note(kByGemm, floats((is_blocked ? tensors : 0) + (g.groups > 1 ? tensors / g.groups : 0) +
+                       std::max(kGemmBlockFloats, g.n())));
+}
+
+std::uint64_t LocalScratch::bytes() const {
+  return std::accumulate(most_.begin(), most_.end(), std::uint64_t{0});
 }
 
 // One operator: oneDNN where it has a kernel, else im2col.

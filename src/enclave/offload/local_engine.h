@@ -4,6 +4,7 @@
 // what the offload engine keeps inside.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <vector>
@@ -20,6 +21,18 @@ namespace tempo {
 int preferred_channel_block();
 
 class ConvWorkspace;
+
+// What a LocalEngine will take of memory besides the operands it is given, known before it runs:
+// copies of operands in oneDNN's layouts and its scratchpads, which operators take turns with.
+class LocalScratch {
+ public:
+  // `adds_input`: the operator's input gradient is added to one that is there.
+  void include(const LinearOp& op, bool adds_input);
+  std::uint64_t bytes() const;
+
+ private:
+  std::vector<std::uint64_t> most_;  // by use, the largest of all operators
+};
 
 class LocalEngine final : public LinearEngine {
  public:

@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -198,16 +199,19 @@ ProcessFigures measure_process() {
       return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
     };
     figures.cpu_s = seconds(usage.ru_utime) + seconds(usage.ru_stime);
-    figures.peak_bytes = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
   }
-  // ru_maxrss survives execve and so may tell of the parent; VmHWM does not.
+  // getrusage's ru_maxrss survives execve and so may tell of the parent; VmHWM does not.
   if (std::FILE* status = std::fopen("/proc/self/status", "r")) {
     char line[256];
-    unsigned long long kib = 0;
+    unsigned long long kib = 0, peak = 0, now = 0, shared = 0;
     while (std::fgets(line, sizeof(line), status) != nullptr) {
-      if (std::sscanf(line, "VmHWM: %llu kB", &kib) == 1) figures.peak_bytes = kib * 1024;
+      if (std::sscanf(line, "VmHWM: %llu kB", &kib) == 1) peak = kib;
+      if (std::sscanf(line, "VmRSS: %llu kB", &kib) == 1) now = kib;
+      if (std::sscanf(line, "RssShmem: %llu kB", &kib) == 1) shared = kib;
     }
     std::fclose(status);
+    figures.resident_bytes = (now - std::min(shared, now)) * 1024;
+    figures.peak_bytes = (peak - std::min(shared, peak)) * 1024;
   }
   return figures;
 }
@@ -256,6 +260,7 @@ std::string report_json(const Report& report) {
                     {"failed", report.engine.checks_failed},
                     {"rounds", report.engine.rounds}};
   json["peak_enclave_bytes"] = report.process.peak_bytes;
+  json["planned_enclave_bytes"] = report.planned_bytes;
   json["keys"] = {{"range", spec.key_range}, {"real", spec.key_real}};
   json["soundness"] = soundness_json(report);
   json["workers"] = workers_json(report.engine);

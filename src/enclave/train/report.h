@@ -48,10 +48,12 @@ struct DataSummary {
 DataSummary summarise_data(const DataSpec& spec, const Datasets& data,
                            const Normalisation& normalisation);
 
-// What the operating system says about this process. Zero where it does not say.
+// What the operating system says about this process. Zero where it does not say. Memory is without
+// that of the ring, which is shared with the off-loader and which a TEE does not hold.
 struct ProcessFigures {
-  double cpu_s = 0;              // user and system, all threads
-  std::uint64_t peak_bytes = 0;  // largest resident set (VmHWM)
+  double cpu_s = 0;                  // user and system, all threads
+  std::uint64_t resident_bytes = 0;  // now
+  std::uint64_t peak_bytes = 0;      // at most so far, as if the ring had had today's size always
 };
 ProcessFigures measure_process();
 
@@ -66,7 +68,8 @@ struct Report {
   double offloaded_share = 0;        // of the forward multiply-adds, as the plan has it
   EngineStats engine;
   ProcessFigures process;
-  std::optional<Error> error;  // why the job ended early
+  std::uint64_t planned_bytes = 0;  // the enclave's peak memory, as it was estimated at the start
+  std::optional<Error> error;       // why the job ended early
 };
 
 // Images a second: trained ones over training time, or predicted ones over prediction time.
