@@ -418,6 +418,26 @@ TEST_F(ProcessTest, ASmallOddBatchAtTheEndIsTrainedToo) {
   EXPECT_EQ(r["images"], kTrainSamples);
 }
 
+// ---- memory ------------------------------------------------------------------------------------
+
+// Sanitizers multiply memory.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_F(ProcessTest, TheEnclaveTakesTheMemoryThatWasPlanned) {
+  const std::string model = make_model("resnet20");
+  for (const char* scheme : {"local", "tempo"}) {
+    for (const char* offload : {"all", "auto"}) {
+      const json r = train(
+          model, {"--batch", "320", "--steps", "2", "--scheme", scheme, "--offload", offload});
+      const double planned = r["planned_enclave_bytes"];
+      EXPECT_GT(planned, 1e8) << "more than the program";
+      const double ratio = r["peak_enclave_bytes"].get<double>() / planned;
+      EXPECT_GT(ratio, 0.9) << scheme << " " << offload;
+      EXPECT_LT(ratio, 1.1) << scheme << " " << offload;
+    }
+  }
+}
+#endif
+
 // ---- bad input
 // -----------------------------------------------------------------------------------
 
@@ -451,6 +471,7 @@ TEST_F(ProcessTest, BadInputGetsOneClearLineAndItsExitCode) {
       {"unknown scheme", {"--scheme", "magic"}, 2, "magic"},
       {"no such flag", {"--learning-speed", "3"}, 2, "learning-speed"},
       {"no worker", {"--workers", "local:0"}, 7, "local:0"},
+      {"enclave out of memory", {"--tee-memory", "10M"}, 8, "got 10 MiB"},
       {"worker out of memory", {"--worker-memory", "100K"}, 8, "memory"},
       {"worker that does not start", {"--worker-program", "/bin/false"}, 7, "worker"},
       {"output not writable", {"-o", "/nonexistent/out.onnx"}, 13, "/nonexistent"},

@@ -70,11 +70,9 @@ Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec,
                                        const JobEngines& engines, const JobSizes& sizes) {
   std::uint64_t trained = 0;
   std::uint64_t fixed = 0;
-  std::uint64_t largest = 0;
   for (const Tensor& tensor : graph.tensors) {
-    const std::uint64_t bytes = tensor.floats.size() * sizeof(float);
-    (tensor.kind == TensorKind::kParameter ? trained : fixed) += bytes;
-    largest = std::max(largest, bytes);
+    (tensor.kind == TensorKind::kParameter ? trained : fixed) +=
+        tensor.floats.size() * sizeof(float);
   }
   const bool infers = spec.kind == JobKind::kInfer;
   const std::int64_t inference_batch =
@@ -107,12 +105,12 @@ Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec,
   }
   estimator.write_to(memory);
 
-  // Import: the file, and the message parsed from it, which hands its values over tensor by tensor.
-  // Export, after all that a step needs is gone: weights, message, file.
-  const std::uint64_t import_bytes = 2 * sizes.model_bytes + largest;
-  const std::uint64_t export_bytes = infers ? 0 : trained + fixed + 2 * sizes.model_bytes;
+  // The weights beside the message and the file that they are read from, or (training, when all
+  // that steps need is gone but for their code) written to.
+  std::uint64_t file_bytes = trained + fixed + 2 * sizes.model_bytes;
+  if (infers) file_bytes -= std::min(file_bytes, kLoadedByAStep);
   const std::uint64_t step_bytes = memory.total() - memory.data;
-  memory.model_file = std::max({import_bytes, export_bytes, step_bytes}) - step_bytes;
+  memory.model_file = std::max(file_bytes, step_bytes) - step_bytes;
 
   const std::uint64_t held = trained + fixed + sizes.data_bytes;
   memory.program =

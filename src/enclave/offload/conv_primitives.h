@@ -21,6 +21,7 @@ class ConvWorkspace {
     if (buffer.size() < bytes) buffer = AlignedBuffer<std::byte>(bytes);
     return buffer.data();
   }
+  std::size_t size(Use use) const { return buffers_[use].size(); }
 
  private:
   std::array<AlignedBuffer<std::byte>, kUses> buffers_;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "enclave/offload/conv_primitives.h"
 #include "enclave/offload/im2col.h"
 
 namespace tempo {
@@ -178,6 +179,40 @@ TEST_P(LocalEngineTest, MatchesFloat64Oracle) {
       ASSERT_NEAR(plain[i] + bias[i % g.m()], want.output[i], 1e-4) << what;
     }
   }
+}
+
+TEST_P(LocalEngineTest, TakesTheWorkspaceThatItSays) {
+  const auto [block, threads] = GetParam();
+  ThreadPool pool(threads);
+  TimeLedger ledger;
+  const LocalEngine sets_the_number_of_threads(pool, ledger);
+  int fast = 0;
+  for (const ConvGeometry& g : geometries()) {
+    if (g.is_fully_connected()) continue;
+    LinearOp op;
+    op.geometry = g;
+    op.input_block = block != 0 && g.in_c % block == 0 ? block : 0;
+    op.output_block = block != 0 && g.out_c % block == 0 ? block : 0;
+    const std::vector<float> input(g.input_elements()), weights(g.m() * g.n()),
+        d_output(g.p() * g.m());
+    std::vector<float> output(d_output.size()), d_weights(weights.size()), d_input(input.size());
+    ConvWorkspace workspace;
+    ConvPrimitives primitives(op, workspace);
+    const bool forward = primitives.forward(input.data(), weights.data(), nullptr, output.data());
+    const bool backward_weights =
+        primitives.backward_weights(input.data(), d_output.data(), d_weights.data());
+    const bool backward_input =
+        primitives.backward_input(weights.data(), d_output.data(), d_input.data());
+    const auto sizes = ConvPrimitives::workspace_sizes(op);
+    ASSERT_EQ(sizes.has_value(), forward && backward_weights && backward_input);
+    if (!sizes) continue;
+    ++fast;
+    for (std::size_t use = 0; use < sizes->size(); ++use) {
+      EXPECT_EQ((*sizes)[use], workspace.size(ConvWorkspace::Use(use)))
+          << "channels " << g.in_c << " to " << g.out_c << ", use " << use;
+    }
+  }
+  EXPECT_GT(fast, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, LocalEngineTest,

@@ -297,8 +297,10 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     if (!entry.offloaded) continue;
     TEMPO_RETURN_IF_ERROR(choose_rounds(options, goal, entry));
     const ConvGeometry& g = entry.op.geometry;
-    // Keys (16 bytes an axis entry), sums kept from forward to backward, one row of scratch.
+    // Keys (16 bytes an axis entry), where rows lie (8 a position), sums kept from forward to
+    // backward, one row of scratch.
     plan.engine_bytes += 16 * static_cast<std::uint64_t>(g.m() + g.n() + g.p()) +
+                         8 * static_cast<std::uint64_t>(g.p()) +
                          4 * static_cast<std::uint64_t>(g.p()) *
                              static_cast<std::uint64_t>(entry.rounds_weight_gradient + 1) +
                          16 * static_cast<std::uint64_t>(g.n() + g.m()) *

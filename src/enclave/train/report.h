@@ -52,8 +52,8 @@ DataSummary summarise_data(const DataSpec& spec, const Datasets& data,
 // that of the ring, which is shared with the off-loader and which a TEE does not hold.
 struct ProcessFigures {
   double cpu_s = 0;                  // user and system, all threads
-  std::uint64_t resident_bytes = 0;  // now
   std::uint64_t peak_bytes = 0;      // at most so far, as if the ring had had today's size always
+  std::uint64_t resident_bytes = 0;  // now
 };
 ProcessFigures measure_process();
 
