@@ -44,6 +44,13 @@ struct OffloadEngine::OperatorStep {
   std::vector<bool> gradient_checks_used;      // by group: a verdict was given with them
 };
 
+// What --insecure-key-reuse keeps of an operator from batch to batch.
+struct OffloadEngine::KeptWeights {
+  AxisKey n;
+  std::vector<AxisKey> m;
+  std::vector<std::vector<std::uint64_t>> weight_id;
+};
+
 // One forward or backward of one operator. Units: tiles (forward) or groups (backward).
 struct OffloadEngine::Call {
   enum class Unit { kTodo, kIssued, kDone };
@@ -97,9 +104,14 @@ OffloadEngine::OffloadEngine(Plan plan, const EngineOptions& options,
       options_(options),
       res_(resources),
       steps_(plan_.ops.size()),
+      kept_(plan_.ops.size()),
       tallies_(plan_.ops.size()) {}
 
-OffloadEngine::~OffloadEngine() = default;
+OffloadEngine::~OffloadEngine() {
+  for (const auto& kept : kept_) {
+    if (kept != nullptr) drop(kept->weight_id);
+  }
+}
 
 Status OffloadEngine::begin_step(StepMode mode) {
   mode_ = mode;
@@ -138,6 +150,12 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input, const floa
   const auto workers = static_cast<std::size_t>(res_.dispatcher->worker_count());
   step->weight_id.assign(plan.m_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
   step->input_id.assign(plan.p_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
+  KeptWeights* const kept = keeps_weights() ? kept_[op.index].get() : nullptr;
+  if (kept != nullptr) {
+    step->keys.n = kept->n;
+    step->keys.m = kept->m;
+    step->weight_id = kept->weight_id;
+  }
   step->group_of_tile.assign(plan.tiles.size(), -1);
   step->projections.resize(plan.tiles.size());
 
@@ -186,6 +204,10 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input, const floa
   }
   if (training && op.has_backward()) {
     steps_[op.index] = std::move(step);
+  } else if (keeps_weights()) {
+    drop(step->input_id);
+    kept_[op.index] = std::make_unique<KeptWeights>(
+        KeptWeights{std::move(step->keys.n), std::move(step->keys.m), std::move(step->weight_id)});
   } else {
     const std::uint64_t last_id = res_.dispatcher->next_id();
     for (int w = 0; w < static_cast<int>(workers); ++w) res_.dispatcher->drop(w, first_id, last_id);
@@ -283,15 +305,18 @@ std::uint64_t OffloadEngine::note(const Call& call, int kind, int unit, int tile
   return call.number << 32 | (notes_.size() - 1);
 }
 
-void OffloadEngine::drop_operands(const OperatorStep& step) {
-  for (int w = 0; w < res_.dispatcher->worker_count(); ++w) {
-    for (const auto& ids : step.weight_id) {
-      if (ids[w] != kNotResident) res_.dispatcher->drop(w, ids[w], ids[w]);
-    }
-    for (const auto& ids : step.input_id) {
-      if (ids[w] != kNotResident) res_.dispatcher->drop(w, ids[w], ids[w]);
+void OffloadEngine::drop(const std::vector<std::vector<std::uint64_t>>& ids) {
+  for (const auto& by_worker : ids) {
+    for (std::size_t w = 0; w < by_worker.size(); ++w) {
+      if (by_worker[w] == kNotResident) continue;
+      res_.dispatcher->drop(static_cast<int>(w), by_worker[w], by_worker[w]);
     }
   }
+}
+
+void OffloadEngine::drop_operands(const OperatorStep& step) {
+  drop(step.weight_id);
+  drop(step.input_id);
 }
 
 // ---- issuing -----------------------------------------------------------------------------------

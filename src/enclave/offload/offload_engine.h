@@ -40,6 +40,9 @@ struct EngineOptions {
   CoefficientSpace coefficients;
   SoundnessGoal goal;
   TamperPolicy on_tamper = TamperPolicy::kContinue;
+  // Inference only, and not secure (docs/security.md): the n and m keys of an operator live as long
+  // as the engine, and so does W' on the workers. The weights must not change meanwhile.
+  bool reuses_keys = false;
 };
 
 class OffloadEngine final : public LinearEngine, private CompletionSink {
@@ -61,6 +64,7 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
 
  private:
   struct OperatorStep;
+  struct KeptWeights;
   struct Call;
 
   void on_completion(std::uint64_t tag, int worker, const Completion& completion,
@@ -83,6 +87,8 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   bool ensure_input(Call& call, int tile, int worker);
   void refresh_projections(Call& call, int unit);
 
+  bool keeps_weights() const { return options_.reuses_keys && mode_ == StepMode::kInference; }
+  void drop(const std::vector<std::vector<std::uint64_t>>& ids);  // [slice][worker]
   void drop_operands(const OperatorStep& step);
   std::uint64_t note(const Call& call, int kind, int unit, int tile, std::uint32_t generation);
 
@@ -92,6 +98,7 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   StepMode mode_ = StepMode::kTraining;
   std::uint64_t step_ = 0;
   std::vector<std::unique_ptr<OperatorStep>> steps_;
+  std::vector<std::unique_ptr<KeptWeights>> kept_;  // by operator; with reuses_keys
   struct ProductTallies {
     ToleranceTally forward, weight_gradient, input_gradient;
   };

@@ -69,7 +69,7 @@ class Job {
  public:
   Job(const std::vector<ConvGeometry>& geometries, Scheme scheme, FakeLink& link,
       TamperPolicy on_tamper = TamperPolicy::kContinue, int stall_timeout_ms = 2000,
-      bool needs_weight_gradient = true, bool needs_input_gradient = true)
+      bool needs_weight_gradient = true, bool needs_input_gradient = true, bool reuses_keys = false)
       : pool_(2), local_(pool_, ledger_), dispatcher_(link, stats_, ledger_, stall_timeout_ms) {
     PlanOptions options;
     options.scheme = scheme;
@@ -94,6 +94,7 @@ class Job {
     engine_options.scheme = scheme;
     engine_options.goal = options.goal;
     engine_options.on_tamper = on_tamper;
+    engine_options.reuses_keys = reuses_keys;
     engine_ = std::make_unique<OffloadEngine>(
         std::move(plan).value(), engine_options,
         EngineResources{&dispatcher_, &local_, &random_, &pool_, &ledger_, &stats_});
@@ -133,6 +134,12 @@ class Job {
                       .ok());
     }
     ASSERT_TRUE(local_.end_step().ok());
+  }
+
+  void reference_forward(std::size_t i, Tensors& t) {
+    ASSERT_TRUE(
+        local_.forward(ops_[i], t.input.data(), t.weights.data(), nullptr, t.output.data(), nullptr)
+            .ok());
   }
 
   EngineStats& stats() { return stats_; }
@@ -251,6 +258,109 @@ TEST(OffloadEngine, InferenceLeavesNothingBehind) {
   }
   ASSERT_TRUE(job.engine().end_step().ok());
   EXPECT_EQ(link.resident(0) + link.resident(1), 0U);
+}
+
+// ---- --insecure-key-reuse ----------------------------------------------------------------------
+
+const std::vector<ConvGeometry>& inferred_geometries() {
+  static const std::vector<ConvGeometry> geometries{conv(4, 8, 8, 20, 3, 1, 1),
+                                                    fully_connected(4, 64, 48)};
+  return geometries;
+}
+
+struct Inference {
+  std::vector<std::vector<float>> weights;  // W' as they were put, in order
+  std::set<std::vector<float>> inputs;      // X'
+  std::uint64_t checks = 0;
+};
+
+// Three batches, each of other inputs; outputs are held against the local engine's.
+Inference infer_three_batches(FakeLink& link, bool reuses_keys) {
+  const auto& geometries = inferred_geometries();
+  link.record = true;
+  Inference seen;
+  {
+    Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, true, true,
+            reuses_keys);
+    const std::vector<Tensors> model(geometries.begin(), geometries.end());
+    for (unsigned batch = 0; batch < 3; ++batch) {
+      EXPECT_TRUE(job.engine().begin_step(StepMode::kInference).ok());
+      for (std::size_t i = 0; i < geometries.size(); ++i) {
+        Tensors got(geometries[i], 100 + batch);
+        got.weights = model[i].weights;
+        Tensors want = got;
+        EXPECT_TRUE(job.engine()
+                        .forward(job.ops()[i], got.input.data(), got.weights.data(), nullptr,
+                                 got.output.data(), nullptr)
+                        .ok());
+        job.reference_forward(i, want);
+        EXPECT_LT(relative_error(got.output, want.output), kTolerance) << "batch " << batch;
+      }
+      EXPECT_TRUE(job.engine().end_step().ok());
+    }
+    seen.checks = job.stats().checks_done;
+    EXPECT_EQ(job.stats().checks_failed, 0U);
+  }
+  EXPECT_EQ(link.resident(0) + link.resident(1), 0U) << "dropped with the engine";
+  for (const FakeLink::Received& received : link.received) {
+    // W' of the convolution has 20 rows, those of the layer 24 each; X' have others.
+    const bool is_weights = received.task.rows == 20 || received.task.rows == 24;
+    if (is_weights) {
+      seen.weights.push_back(received.payload);
+    } else {
+      seen.inputs.insert(received.payload);
+    }
+  }
+  return seen;
+}
+
+std::size_t distinct(const std::vector<std::vector<float>>& payloads) {
+  return std::set(payloads.begin(), payloads.end()).size();
+}
+
+TEST(KeyReuse, PutsWeightsOnceAWorkerAndChecksEveryProduct) {
+  FakeLink fresh_link(2, kSharedBytes);
+  const Inference fresh = infer_three_batches(fresh_link, false);
+  // Both workers have W' of the convolution, and one slice of the layer's each.
+  EXPECT_EQ(fresh.weights.size(), 3U * 4U);
+  EXPECT_EQ(distinct(fresh.weights), 3U * 3U) << "encoded afresh for every batch";
+  FakeLink reused_link(2, kSharedBytes);
+  const Inference reused = infer_three_batches(reused_link, true);
+  EXPECT_EQ(reused.weights.size(), 4U);
+  EXPECT_EQ(distinct(reused.weights), 3U);
+  EXPECT_EQ(reused.inputs.size(), fresh.inputs.size());
+  EXPECT_EQ(reused.checks, fresh.checks);
+}
+
+// What goes to another worker when one is lost, in whichever batch, is what was sent before.
+TEST(KeyReuse, SendsTheSameBytesAfterALoss) {
+  for (int fatal_task = 1; fatal_task < 40; ++fatal_task) {
+    FakeLink link(2, kSharedBytes);
+    int seen_tasks = 0;
+    link.loses_worker = [&](const Task&) { return ++seen_tasks == fatal_task; };
+    const Inference seen = infer_three_batches(link, true);
+    ASSERT_GT(seen_tasks, fatal_task);
+    EXPECT_LE(distinct(seen.weights), 3U) << "lost at task " << fatal_task;
+    EXPECT_LE(seen.weights.size(), 5U);
+  }
+}
+
+// The flag is for predictions alone.
+TEST(KeyReuse, NeverHappensInTraining) {
+  const std::vector<ConvGeometry> geometries{fully_connected(4, 64, 48)};
+  FakeLink link(1, kSharedBytes);
+  link.record = true;
+  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, true, true, true);
+  std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+  ASSERT_TRUE(job.step(tensors).ok());
+  ASSERT_TRUE(job.step(tensors).ok());
+  EXPECT_EQ(link.resident(0), 0U);
+  std::vector<std::vector<float>> weights;
+  for (const auto& received : link.received) {
+    if (received.task.rows == 48) weights.push_back(received.payload);
+  }
+  EXPECT_EQ(weights.size(), 2U);
+  EXPECT_EQ(distinct(weights), 2U);
 }
 
 std::size_t distinct_payloads(const FakeLink& link) {

@@ -198,13 +198,14 @@ Status check_worker_memory(const PlanOptions& options, Plan& plan) {
       std::set<int> weights;
       std::set<int> inputs;
       std::uint64_t resident = 0;
+      std::uint64_t of_weights = 0;
       std::uint64_t backward = 0;
       const auto n = static_cast<std::uint64_t>(op.op.geometry.n());
       for (const Tile& tile : op.tiles) {
         if (tile.worker != static_cast<int>(w)) continue;
         const auto rows = static_cast<std::uint64_t>(op.p_slices[tile.p_slice].size());
         const auto features = static_cast<std::uint64_t>(op.m_slices[tile.m_slice].size());
-        if (weights.insert(tile.m_slice).second) resident += features * n;
+        if (weights.insert(tile.m_slice).second) of_weights += features * n;
         if (inputs.insert(tile.p_slice).second) resident += rows * n;
         backward += rows * features;
       }
@@ -214,10 +215,13 @@ Status check_worker_memory(const PlanOptions& options, Plan& plan) {
         }
       }
       if (options.mode == StepMode::kTraining && op.op.has_backward()) {
-        kept += resident;
+        kept += resident + of_weights;
         transient = std::max(transient, backward);
-      } else {
+      } else if (options.mode == StepMode::kInference && options.keeps_weights) {
+        kept += of_weights;
         transient = std::max(transient, resident);
+      } else {
+        transient = std::max(transient, resident + of_weights);
       }
     }
     plan.resident_bytes[w] = (kept + transient) * sizeof(float);

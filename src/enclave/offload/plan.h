@@ -33,6 +33,7 @@ struct PlanOptions {
   std::vector<WorkerInfo> workers;
   std::uint64_t max_slot_bytes = 0;  // of the ring
   double products_factor = 1;        // steps in the job: scales the count of checked products
+  bool keeps_weights = false;        // inference: W' stays on the workers from step to step
   SoundnessGoal goal;                // `checks` is filled in by the planner
   CostModel cost;
   std::uint64_t tile_bytes = std::uint64_t{4} << 20;  // aim for an encoded X' of this size
