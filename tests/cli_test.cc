@@ -149,6 +149,7 @@ TEST_F(CliTest, BadFlagsAreOneLineAndCode2) {
       job("train", {"-o", "o", "--workers", "2"}),
       job("train", {"-o", "o", "--workers", "local:-1"}),
       job("train", {"-o", "o", "--worker-memory", "lots"}),
+      job("train", {"-o", "o", "--insecure-key-reuse"}),
       job("train", {"-o", "o", "--mean", "0.5"}),
       job("train", {"-o", "o", "--on-tamper", "cry"}),
       job("train", {"-o", "o", "--master", "tcp:1"}),

@@ -438,6 +438,37 @@ TEST_F(ProcessTest, TheEnclaveTakesTheMemoryThatWasPlanned) {
 }
 #endif
 
+// ---- --insecure-key-reuse ----------------------------------------------------------------------
+
+TEST_F(ProcessTest, ReusedKeysChangeNoPredictionAndAreWarnedOf) {
+  const std::string model = make_model("mlp");
+  const auto infer = [&](const std::string& output, const std::vector<std::string>& more) {
+    std::vector<std::string> command = {
+        program("tempo"), "infer",   "--model", model,       "--data",
+        data(),           "--batch", "16",      "--offload", "all",
+        "--on-tamper",    "abort",   "-o",      output,      "--report",
+        report_path()};
+    command.insert(command.end(), more.begin(), more.end());
+    const ProgramResult run = work_.run(command);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return run;
+  };
+  infer((work_ / "fresh.npy").string(), {});
+  const json fresh = json::parse(read_file(report_path()));
+  const ProgramResult run = infer((work_ / "reused.npy").string(), {"--insecure-key-reuse"});
+  const json reused = json::parse(read_file(report_path()));
+  EXPECT_NE(run.err.find("warning: --insecure-key-reuse"), std::string::npos) << run.err;
+  EXPECT_EQ(fresh["warnings"].size(), 0U);
+  EXPECT_EQ(reused["warnings"].size(), 1U);
+  EXPECT_EQ(reused["keys"]["reused"], true);
+  EXPECT_EQ(reused["checks"]["done"], fresh["checks"]["done"]);
+  EXPECT_LT(reused["bytes"]["to_workers"], fresh["bytes"]["to_workers"]);
+  EXPECT_EQ(reused["accuracy"], fresh["accuracy"]);
+  const ProgramResult plan = work_.run(
+      {program("tempo"), "plan", "--model", model, "--batch", "16", "--insecure-key-reuse"});
+  EXPECT_NE(plan.out.find("warning: --insecure-key-reuse"), std::string::npos) << plan.out;
+}
+
 // ---- bad input
 // -----------------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ std::string progress_line(const Progress& p) {
     add(fmt::format("mean absolute error {:.4g}", p.mean_absolute_error));
   }
   if (p.images_per_second > 0) add(fmt::format("{:.0f} images/s", p.images_per_second));
+  if (p.batch_s > 0) add(fmt::format("{:.1f} ms a batch", 1e3 * p.batch_s));
   if (p.checks_done > 0) {
     add(fmt::format("checks {} ({} failed)", p.checks_done, p.checks_failed));
   }

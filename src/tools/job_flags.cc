@@ -168,6 +168,11 @@ void JobFlags::add_protection_flags(CLI::App& command) {
   command.add_option("--key-range", spec.key_range, "K: coefficients are drawn from 1 to K")
       ->capture_default_str();
   command.add_flag("--key-real", spec.key_real, "log-uniform reals instead of whole numbers");
+  if (spec.kind != JobKind::kTrain) {
+    command.add_flag("--insecure-key-reuse", spec.insecure_key_reuse,
+                     "predictions: keep the weights' keys for the whole job; faster, and gives "
+                     "model and inputs away");
+  }
   command
       .add_option("--soundness-t", spec.soundness_t,
                   "chance that any tampered result of the job passes its check")

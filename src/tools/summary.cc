@@ -113,10 +113,26 @@ std::string job_summary(const JobRequest& request, const JobResult& result) {
       fmt::format("{:.1f} images/s; enclave {:.1f} CPU s, peak memory {}",
                   report.number("/images_per_second"), report.number("/enclave_cpu_s"),
                   mib(report.number("/peak_enclave_bytes"))));
+  if (const double batches = report.number("/predictions/batches"); batches > 0) {
+    std::string times =
+        fmt::format("first batch {:.1f} ms", 1e3 * report.number("/predictions/first_batch_s"));
+    if (batches > 1) {
+      times +=
+          fmt::format("; of {:.0f} others, the median {:.1f} ms, the 95th percentile {:.1f} ms",
+                      batches - 1, 1e3 * report.number("/predictions/median_batch_s"),
+                      1e3 * report.number("/predictions/p95_batch_s"));
+    }
+    add(text, "Latency", times);
+  }
   const auto scheme = parse_scheme(request.spec.scheme);
   add(text, "Protected",
       fmt::format("scheme {}: {} (docs/security.md)", request.spec.scheme,
                   scheme ? scheme_statement(*scheme) : ""));
+  if (const Json* warnings = report.list("/warnings")) {
+    for (const Json& warning : *warnings) {
+      if (warning.is_string()) add(text, "Warning", warning.get<std::string>());
+    }
+  }
   if (const double to_workers = report.number("/bytes/to_workers"); to_workers > 0) {
     const Json* workers = report.list("/workers");
     add(text, "Offloaded",

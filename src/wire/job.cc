@@ -179,6 +179,17 @@ Status check_loss(const JobSpec& spec) {
                ""};
 }
 
+// In training, two steps under the same keys give the model away outright.
+Status check_key_reuse(const JobSpec& spec) {
+  if (!spec.insecure_key_reuse || spec.kind != JobKind::kTrain) return {};
+  return Error{ErrorCode::kUsage,
+               "training draws new keys for every batch",
+               "insecure_key_reuse",
+               "false",
+               "true",
+               "only predictions may reuse keys"};
+}
+
 Status check_patterns(const char* where, const std::vector<std::string>& patterns) {
   if (patterns.size() > kMaxPatterns) {
     return out_of_range(where, "at most " + std::to_string(kMaxPatterns) + " patterns",
@@ -262,6 +273,7 @@ Status check_job(const JobSpec& spec) {
   TEMPO_RETURN_IF_ERROR(check_integer("threads", spec.threads, 0, 1024));
   // Above 2^24 an integer coefficient is no longer exact in single precision.
   TEMPO_RETURN_IF_ERROR(check_integer("key_range", spec.key_range, 1, 1 << 24));
+  TEMPO_RETURN_IF_ERROR(check_key_reuse(spec));
   TEMPO_RETURN_IF_ERROR(check_real("soundness_t", spec.soundness_t, 1e-30, 0.5));
   return check_real("tamper_size", spec.tamper_size, 1e-6, 1e6);
 }

@@ -84,6 +84,8 @@ struct JobSpec {
   // [1, key_range].
   std::uint32_t key_range = 1024;
   bool key_real = false;
+  // Predictions only: the keys of the weights live for the whole job. Not secure.
+  bool insecure_key_reuse = false;
   // Soundness: the chance t that any result with an error of `tamper_size` (in units of the
   // result's rms) passes in the whole job.
   double soundness_t = 1e-6;

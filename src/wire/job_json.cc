@@ -199,6 +199,7 @@ void describe_job(Visitor& v, Spec& spec) {
   v.field("threads", spec.threads);
   v.field("key_range", spec.key_range);
   v.field("key_real", spec.key_real);
+  v.field("insecure_key_reuse", spec.insecure_key_reuse);
   v.field("soundness_t", spec.soundness_t);
   v.field("tamper_size", spec.tamper_size);
   v.field("binary_checks", spec.binary_checks);

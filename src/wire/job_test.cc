@@ -210,5 +210,16 @@ TEST(CheckJob, APlanNeedsNoData) {
   EXPECT_TRUE(check_job(spec).ok());
 }
 
+TEST(Job, OnlyPredictionsMayReuseKeys) {
+  EXPECT_TRUE(job_from_json(R"({"kind": "infer", "data": {"format": "npy"},
+                                "insecure_key_reuse": true})")
+                  ->insecure_key_reuse);
+  const auto refused = job_from_json(R"({"kind": "train", "data": {"format": "npy"},
+                                         "insecure_key_reuse": true})");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kUsage);
+  EXPECT_EQ(refused.error().where, "insecure_key_reuse");
+}
+
 }  // namespace
 }  // namespace tempo

@@ -48,6 +48,7 @@ std::string progress_to_json(const Progress& p) {
                {"top5_accuracy", finite(p.top5_accuracy)},
                {"mean_absolute_error", finite(p.mean_absolute_error)},
                {"images_per_second", finite(p.images_per_second)},
+               {"batch_s", finite(p.batch_s)},
                {"eta_s", finite(p.eta_s)},
                {"checks_done", p.checks_done},
                {"checks_failed", p.checks_failed}};
@@ -69,6 +70,7 @@ std::optional<Progress> progress_from_json(std::string_view text) {
   read(json, "top5_accuracy", p.top5_accuracy);
   read(json, "mean_absolute_error", p.mean_absolute_error);
   read(json, "images_per_second", p.images_per_second);
+  read(json, "batch_s", p.batch_s);
   read(json, "eta_s", p.eta_s);
   read(json, "checks_done", p.checks_done);
   read(json, "checks_failed", p.checks_failed);

@@ -22,7 +22,8 @@ struct Progress {
   double top5_accuracy = -1;
   double mean_absolute_error = -1;
   double images_per_second = 0;
-  double eta_s = -1;  // seconds to go; negative: unknown
+  double batch_s = 0;  // what the last batch took; predictions
+  double eta_s = -1;   // seconds to go; negative: unknown
   std::uint64_t checks_done = 0;
   std::uint64_t checks_failed = 0;
   std::string message;  // a warning for the user ("worker 1 is lost"); mostly empty

@@ -72,6 +72,7 @@ Result<Plan> JobEngines::plan_for(const std::vector<LinearOp>& ops, StepMode mod
   options.products_factor =
       static_cast<double>(mode == StepMode::kTraining ? training_batches_ : inference_batches_);
   options.goal = goal_of_an_executor();
+  options.keeps_weights = spec_.insecure_key_reuse;
   return make_plan(ops, options);
 }
 
@@ -86,6 +87,7 @@ Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, S
     engine_options.coefficients = {spec_.key_range, spec_.key_real};
     engine_options.goal = goal_of_an_executor();
     engine_options.on_tamper = spec_.on_tamper;
+    engine_options.reuses_keys = spec_.insecure_key_reuse;
     engines_.push_back(std::make_unique<OffloadEngine>(
         std::move(plan).value(), engine_options,
         EngineResources{dispatcher_.get(), &local_, random_.get(), &pool_, &ledger_, &stats_}));

@@ -164,6 +164,13 @@ std::string describe(const EngineEvent& event) {
          ": " + event.detail;
 }
 
+// Those from number `told` on, which then counts all.
+std::string messages_of(const std::vector<EngineEvent>& events, std::size_t& told) {
+  std::string text;
+  for (; told < events.size(); ++told) text += (text.empty() ? "" : "; ") + describe(events[told]);
+  return text;
+}
+
 Status Runner::train(Job& job, std::atomic<bool>& stop,
                      const std::function<void(const Progress&)>& on_progress, JobOutputs& outputs) {
   Graph& graph = job.model.graph;
@@ -182,10 +189,9 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
       [&](const TrainProgress& p) {
         Progress progress = to_progress(p);
         progress.message = std::exchange(warnings, "");
-        for (; told < engines.events().size(); ++told) {
-          progress.message +=
-              (progress.message.empty() ? "" : "; ") + describe(engines.events()[told]);
-        }
+        const std::string messages = messages_of(engines.events(), told);
+        if (!progress.message.empty() && !messages.empty()) progress.message += "; ";
+        progress.message += messages;
         on_progress(progress);
       },
       job.report.training);
@@ -238,6 +244,14 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
   const Dataset& reference = job.data.train.empty() ? data : job.data.train;
   auto normalisation = normalisation_for(job.model, job.spec.data, reference, job.pool);
   if (!normalisation.ok()) return normalisation.error();
+  std::size_t told = 0;
+  if (!job.report.warnings.empty()) {
+    Progress progress;
+    progress.phase = "predicting";
+    progress.steps = data.size();
+    progress.message = fmt::format("{}", fmt::join(job.report.warnings, "; "));
+    on_progress(progress);
+  }
   InferOptions options;
   options.batch = job.spec.batch;
   options.cancel = &stop;
@@ -247,7 +261,9 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
     progress.step = p.samples;
     progress.steps = p.total_samples;
     progress.images_per_second = p.images_per_second;
+    progress.batch_s = p.batch_s;
     progress.eta_s = p.eta_s;
+    progress.message = messages_of(engines.events(), told);
     progress.checks_done = p.checks.done;
     progress.checks_failed = p.checks.failed;
     on_progress(progress);
@@ -292,6 +308,7 @@ Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   summary.goal = engines.goal();
   summary.fused = job.model.fused;
   summary.notes = job.model.training_notes();
+  summary.warnings = job.report.warnings;
   summary.non_linear = non_linear_work(job.model.graph, *shapes);
   outputs.plan_text = plan_text(summary);
   outputs.plan_json = plan_json(summary);
@@ -343,6 +360,10 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   auto memory = estimate_memory(job.model.graph, job.spec, *job.engines, sizes);
   if (!memory.ok()) return memory.error();
   job.memory = *memory;
+
+  if (job.spec.insecure_key_reuse && *linked != nullptr) {
+    job.report.warnings.emplace_back(kKeyReuseWarning);
+  }
 
   if (kind == JobKind::kPlan) return make_plan_report(job, outputs);
   TEMPO_RETURN_IF_ERROR(refuse_if_too_large(job));

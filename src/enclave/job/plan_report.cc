@@ -125,6 +125,7 @@ std::string plan_text(const PlanSummary& summary) {
       mib(m.program));
   if (!summary.fused.empty()) out += fmt::format("fused: {}\n", counts(summary.fused));
   for (const std::string& note : summary.notes) out += fmt::format("note: {}\n", note);
+  for (const std::string& warning : summary.warnings) out += fmt::format("warning: {}\n", warning);
   return out;
 }
 
@@ -189,6 +190,7 @@ std::string plan_json(const PlanSummary& summary) {
                                                       summary.goal.t)}}},
       {"fused", summary.fused},
       {"notes", summary.notes},
+      {"warnings", summary.warnings},
       {"peak_enclave_bytes",
        {{"activations", m.activations},
         {"parameters", m.parameters},

@@ -37,6 +37,7 @@ struct PlanSummary {
   SoundnessGoal goal;
   FusedCounts fused;               // what import made of chains
   std::vector<std::string> notes;  // on how the model was exported
+  std::vector<std::string> warnings;
   std::vector<KindWork> non_linear;
 };
 

@@ -30,6 +30,12 @@ inline bool offloads(Scheme scheme) {
   return scheme != Scheme::kLocal;
 }
 
+// For users who allow the keys of weights to be reused.
+inline constexpr std::string_view kKeyReuseWarning =
+    "--insecure-key-reuse: the weights' keys stay the same for the whole job; a worker that "
+    "records "
+    "its traffic can recover model and inputs from a few batches (docs/security.md)";
+
 // Keys of one linear operator for one step: n for all its tiles, m for every slice of
 // out-features, p over all positions (its tiles are ranges of encoded positions).
 struct OperatorKeys {

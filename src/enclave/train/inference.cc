@@ -43,6 +43,22 @@ Status InferencePass::run(const InputBatches& batches, std::int64_t count,
   return {};
 }
 
+BatchTimes summarise_times(std::span<const double> seconds) {
+  BatchTimes times;
+  times.batches = static_cast<std::int64_t>(seconds.size());
+  if (seconds.empty()) return times;
+  times.first_s = seconds.front();
+  std::vector<double> others(seconds.begin() + 1, seconds.end());
+  if (others.empty()) return times;
+  std::sort(others.begin(), others.end());
+  const auto at_share = [&](std::size_t percent) {  // the nearest rank
+    return others[(others.size() * percent + 99) / 100 - 1];
+  };
+  times.median_s = at_share(50);
+  times.p95_s = at_share(95);
+  return times;
+}
+
 Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation& normalisation,
                           const InferOptions& options, EngineFactory& factory, ThreadPool& pool,
                           TimeLedger& ledger) {
@@ -87,7 +103,10 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
   if (!pass.ok()) return pass.error();
 
   static const std::atomic<bool> kNever{false};
-  const auto start = std::chrono::steady_clock::now();
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  auto batch_start = start;
+  std::vector<double> batch_seconds;
   std::int64_t correct = 0;
   const auto on_batch = [&](std::span<const std::uint32_t> samples,
                             std::span<const float> outputs) {
@@ -100,18 +119,22 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
       const std::int64_t best = argmax(outputs.subspan(i * width, width));
       if (best == data.labels()[samples.front() * rows + i]) ++correct;
     }
-    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
+    const auto now = Clock::now();
+    const std::chrono::duration<double> passed = now - start;
     predictions.seconds = passed.count();
+    batch_seconds.push_back(std::chrono::duration<double>(now - batch_start).count());
+    batch_start = now;
     if (options.on_progress) {
       const double rate = static_cast<double>(first + count) / std::max(passed.count(), 1e-9);
       options.on_progress({first + count, data.size(), rate,
                            static_cast<double>(data.size() - first - count) / rate,
-                           factory.checks()});
+                           batch_seconds.back(), factory.checks()});
     }
     return Status();
   };
   TEMPO_RETURN_IF_ERROR((*pass)->run(
       *batches, data.size(), options.cancel != nullptr ? *options.cancel : kNever, on_batch));
+  predictions.times = summarise_times(batch_seconds);
   if (data.has_labels()) {
     predictions.accuracy = static_cast<double>(correct) / static_cast<double>(data.labels().size());
   }

@@ -47,6 +47,17 @@ class InferencePass {
   TimeLedger* ledger_;
 };
 
+// How long batches took, from their samples to their outputs. The first one stands apart: it is the
+// one that compiles kernels and touches memory. Others: 0 when there is only one.
+struct BatchTimes {
+  std::int64_t batches = 0;
+  double first_s = 0;
+  double median_s = 0;  // of the others
+  double p95_s = 0;     // 95 % of the others took no longer
+};
+// In the order of the batches.
+BatchTimes summarise_times(std::span<const double> seconds);
+
 struct Predictions {
   std::vector<float> values;  // the model's first output as it is
   Shape shape;                // (samples, ..., classes)
@@ -54,6 +65,7 @@ struct Predictions {
   std::int64_t classes = 0;
   std::optional<double> accuracy;  // where the data has labels (not target values)
   double seconds = 0;
+  BatchTimes times;
 };
 
 struct InferProgress {
@@ -61,6 +73,7 @@ struct InferProgress {
   std::int64_t total_samples = 0;
   double images_per_second = 0;
   double eta_s = 0;
+  double batch_s = 0;  // of the last batch
   CheckCounts checks;
 };
 

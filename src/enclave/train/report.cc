@@ -149,7 +149,11 @@ void add_results(const Report& report, Json& json) {
     if (report.predictions->accuracy) json["accuracy"].push_back(*report.predictions->accuracy);
     json["predictions"] = {{"samples", report.predictions->samples},
                            {"classes", report.predictions->classes},
-                           {"seconds", report.predictions->seconds}};
+                           {"seconds", report.predictions->seconds},
+                           {"batches", report.predictions->times.batches},
+                           {"first_batch_s", report.predictions->times.first_s},
+                           {"median_batch_s", report.predictions->times.median_s},
+                           {"p95_batch_s", report.predictions->times.p95_s}};
     return;
   }
   json["top5_accuracy"] = figures(training.test, &Metrics::top5_accuracy);
@@ -261,7 +265,9 @@ std::string report_json(const Report& report) {
                     {"rounds", report.engine.rounds}};
   json["peak_enclave_bytes"] = report.process.peak_bytes;
   json["planned_enclave_bytes"] = report.planned_bytes;
-  json["keys"] = {{"range", spec.key_range}, {"real", spec.key_real}};
+  json["keys"] = {
+      {"range", spec.key_range}, {"real", spec.key_real}, {"reused", spec.insecure_key_reuse}};
+  json["warnings"] = report.warnings;
   json["soundness"] = soundness_json(report);
   json["workers"] = workers_json(report.engine);
   json["events"] = events_json(report.engine);

@@ -69,7 +69,8 @@ struct Report {
   EngineStats engine;
   ProcessFigures process;
   std::uint64_t planned_bytes = 0;  // the enclave's peak memory, as it was estimated at the start
-  std::optional<Error> error;       // why the job ended early
+  std::vector<std::string> warnings;
+  std::optional<Error> error;  // why the job ended early
 };
 
 // Images a second: trained ones over training time, or predicted ones over prediction time.

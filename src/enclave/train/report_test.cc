@@ -159,12 +159,27 @@ TEST(Report, OfAPrediction) {
   report.predictions->classes = 10;
   report.predictions->accuracy = 0.75;
   report.predictions->seconds = 2;
+  report.predictions->times = summarise_times(std::vector<double>{0.5, 0.25, 0.125});
   const auto json = Json::parse(report_json(report));
   EXPECT_EQ(json.at("kind"), "infer");
   EXPECT_EQ(json.at("accuracy"), Json({0.75}));
   EXPECT_TRUE(json.at("loss").empty());
   EXPECT_EQ(json.at("images_per_second"), 20.0);
+  EXPECT_EQ(json.at("predictions").at("batches"), 3);
+  EXPECT_EQ(json.at("predictions").at("first_batch_s"), 0.5);
+  EXPECT_EQ(json.at("warnings"), Json::array());
   EXPECT_FALSE(json.contains("optimizer"));
+}
+
+TEST(BatchTimes, AreNearestRanksWithoutTheFirst) {
+  std::vector<double> seconds{1000};
+  EXPECT_EQ(summarise_times(seconds).median_s, 0);
+  for (int i = 100; i >= 1; --i) seconds.push_back(i);
+  const BatchTimes times = summarise_times(seconds);
+  EXPECT_EQ(times.batches, 101);
+  EXPECT_EQ(times.first_s, 1000);
+  EXPECT_EQ(times.median_s, 50);
+  EXPECT_EQ(times.p95_s, 95);
 }
 
 TEST(Report, MeasuresThisProcess) {
