@@ -301,7 +301,9 @@ Inference infer_three_batches(FakeLink& link, bool reuses_keys) {
     seen.checks = job.stats().checks_done;
     EXPECT_EQ(job.stats().checks_failed, 0U);
   }
-  EXPECT_EQ(link.resident(0) + link.resident(1), 0U) << "dropped with the engine";
+  if (!link.loses_worker) {  // nobody reaches what a lost one holds
+    EXPECT_EQ(link.resident(0) + link.resident(1), 0U) << "dropped with the engine";
+  }
   for (const FakeLink::Received& received : link.received) {
     // W' of the convolution has 20 rows, those of the layer 24 each; X' have others.
     const bool is_weights = received.task.rows == 20 || received.task.rows == 24;
