@@ -24,6 +24,22 @@ std::string rounds(const OpPlan& op) {
                      op.rounds_input_gradient);
 }
 
+// "q (512), k (512), v (512)"
+std::string parts(const LinearOp& op) {
+  std::string text;
+  for (const LinearPart& part : op.parts) {
+    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", part.name, part.features);
+  }
+  return text;
+}
+
+nlohmann::json parts_json(const LinearOp& op) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const LinearPart& part : op.parts)
+    list.push_back({{"name", part.name}, {"m", part.features}});
+  return list;
+}
+
 // "8 Gelu, 16 LayerNormalization"
 std::string counts(const FusedCounts& fused) {
   std::string text;
@@ -55,6 +71,7 @@ std::string plan_text(const PlanSummary& summary) {
         op.offloaded ? mib(op.bytes_to_workers) : 0.0,
         op.offloaded ? mib(op.bytes_from_workers) : 0.0, op.offloaded_cost_ms, op.local_cost_ms,
         op.reason);
+    if (!op.op.parts.empty()) out += fmt::format("  = {}\n", parts(op.op));
   }
   out += fmt::format(
       "\nrounds: forward/weight gradient/input gradient. off ms, local ms: estimated core-ms of "
@@ -96,6 +113,7 @@ std::string plan_json(const PlanSummary& summary) {
   for (const OpPlan& op : plan.ops) {
     const ConvGeometry& g = op.op.geometry;
     ops.push_back({{"name", op.op.name},
+                   {"parts", parts_json(op.op)},
                    {"lowering", lowering(g)},
                    {"m", g.m()},
                    {"n", g.n()},

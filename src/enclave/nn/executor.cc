@@ -39,7 +39,7 @@ struct Executor::State {
   AlignedBuffer<float> parameter_gradients;
   std::vector<std::int64_t> parameter_offsets;  // by TensorId, floats; -1 for others
   AlignedBuffer<float> shared_weights;  // a second gradient of weights that several nodes use
-  std::vector<ColumnMoments> moments;   // by linear operator
+  std::vector<ColumnMoments> moments;   // by TensorId: of linear operators' results
   std::vector<const ColumnMoments*> moments_of;  // by TensorId: delivered in this step
   std::uint64_t step = 0;
   bool is_open = false;  // between begin_step and end_step
@@ -49,7 +49,7 @@ struct Executor::State {
     for (const Tensor& tensor : graph.tensors) {
       constant_ints.push_back(ints_at(tensor, options.batch));
     }
-    moments.resize(plan.linear_ops.size());
+    moments.resize(graph.tensors.size());
     moments_of.assign(graph.tensors.size(), nullptr);
     parameter_offsets.assign(graph.tensors.size(), -1);
     if (options.mode != StepMode::kTraining) return;
@@ -126,31 +126,49 @@ struct Executor::State {
     return context;
   }
 
-  Status forward_linear(const PlannedNode& planned) {
-    const Node& node = node_of(planned);
-    const auto index = static_cast<std::size_t>(planned.linear);
-    ColumnMoments* wanted = planned.delivers_moments ? &moments[index] : nullptr;
-    const float* bias = node.inputs.size() > 2 ? value(node.inputs[2]) : nullptr;
-    TEMPO_RETURN_IF_ERROR(engine.forward(plan.linear_ops[index], value(node.inputs[0]),
-                                         value(node.inputs[1]), bias, value(planned.result),
-                                         wanted));
-    if (wanted != nullptr) moments_of[at(planned.result)] = wanted;
-    return {};
+  // The nodes of the linear operator that nodes[i] is the first part of.
+  std::span<const PlannedNode> parts_at(std::size_t i) const {
+    std::size_t end = i + 1;
+    while (end < plan.nodes.size() && plan.nodes[end].part > 0) ++end;
+    return {plan.nodes.data() + i, end - i};
   }
 
-  Status backward_linear(const PlannedNode& planned) {
-    const Node& node = node_of(planned);
-    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
-    const float* d_output = gradient(planned.result);
-    float* d_input = planned.wants[0] ? gradient(node.inputs[0]) : nullptr;
-    float* d_weights = planned.wants[1] ? gradient(node.inputs[1]) : nullptr;
-    const bool is_shared = planned.accumulates[1];
-    if (planned.wants.size() > 2 && planned.wants[2]) bias_gradient(planned);
-    if (d_input == nullptr && d_weights == nullptr) return {};
-    TEMPO_RETURN_IF_ERROR(engine.backward(op, value(node.inputs[0]), value(node.inputs[1]),
-                                          d_output, is_shared ? shared_weights.data() : d_weights,
-                                          d_input, planned.accumulates[0]));
-    if (is_shared && d_weights != nullptr) {
+  Status forward_linear(std::span<const PlannedNode> nodes) {
+    std::vector<ForwardPart> parts;
+    for (const PlannedNode& planned : nodes) {
+      const Node& node = node_of(planned);
+      ColumnMoments* wanted = planned.delivers_moments ? &moments[at(planned.result)] : nullptr;
+      moments_of[at(planned.result)] = wanted;
+      parts.push_back({.weights = value(node.inputs[1]),
+                       .bias = node.inputs.size() > 2 ? value(node.inputs[2]) : nullptr,
+                       .output = value(planned.result),
+                       .moments = wanted});
+    }
+    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(nodes[0].linear)];
+    return engine.forward(op, value(node_of(nodes[0]).inputs[0]), parts);
+  }
+
+  Status backward_linear(std::span<const PlannedNode> nodes) {
+    const PlannedNode& first = nodes[0];
+    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(first.linear)];
+    const TensorId input = node_of(first).inputs[0];
+    float* d_input = first.wants[0] ? gradient(input) : nullptr;
+    const bool is_shared = first.accumulates[1];  // then the operator has no other part
+    std::vector<BackwardPart> parts;
+    for (const PlannedNode& planned : nodes) {
+      const Node& node = node_of(planned);
+      float* d_weights = planned.wants[1] ? gradient(node.inputs[1]) : nullptr;
+      if (planned.wants.size() > 2 && planned.wants[2]) bias_gradient(planned);
+      parts.push_back({.weights = value(node.inputs[1]),
+                       .d_output = gradient(planned.result),
+                       .d_weights = is_shared ? shared_weights.data() : d_weights});
+    }
+    if (d_input == nullptr && parts[0].d_weights == nullptr) return {};
+    // Backward goes through the parts from the last one.
+    TEMPO_RETURN_IF_ERROR(
+        engine.backward(op, value(input), parts, d_input, nodes.back().accumulates[0]));
+    if (is_shared) {
+      float* d_weights = gradient(node_of(first).inputs[1]);
       for_elements(pool, op.geometry.m() * op.geometry.n(),
                    [&](std::int64_t begin, std::int64_t count) {
                      kernels::copy(shared_weights.data() + begin, d_weights + begin, count, true);
@@ -163,8 +181,11 @@ struct Executor::State {
     const TimeScope scope(ledger, TimeKind::kNonLinear);
     const Node& node = node_of(planned);
     const float* d_output = gradient(planned.result);
-    const FeatureView view =
-        feature_view(plan.shapes[at(planned.result)], plan.blocks[at(planned.result)]);
+    const Shape& shape = plan.shapes[at(planned.result)];
+    const FeatureView view =  // the out-features of what is no image are its last dimension
+        node.op_type == "Conv"
+            ? feature_view(shape, plan.blocks[at(planned.result)])
+            : FeatureView{.positions = element_count(shape) / shape.back(), .width = shape.back()};
     const std::vector<double> sums = reduce_rows(pool, view, 1, [&](const RowRun& run, double* to) {
       kernels::column_sums(d_output + run.offset, run.rows, run.width, to);
     });
@@ -256,9 +277,10 @@ Status Executor::forward(std::uint64_t step) {
   TEMPO_RETURN_IF_ERROR(s.engine.begin_step(s.options.mode));
   s.is_open = true;
   std::fill(s.moments_of.begin(), s.moments_of.end(), nullptr);
-  for (const PlannedNode& planned : s.plan.nodes) {
+  for (std::size_t i = 0; i < s.plan.nodes.size(); ++i) {
+    const PlannedNode& planned = s.plan.nodes[i];
     if (planned.linear >= 0) {
-      TEMPO_RETURN_IF_ERROR(s.forward_linear(planned));
+      if (planned.part == 0) TEMPO_RETURN_IF_ERROR(s.forward_linear(s.parts_at(i)));
       continue;
     }
     const TimeScope scope(s.ledger, TimeKind::kNonLinear);
@@ -304,7 +326,7 @@ Status Executor::backward() {
     const PlannedNode& planned = s.plan.nodes[i];
     if (!planned.has_backward) continue;
     if (planned.linear >= 0) {
-      TEMPO_RETURN_IF_ERROR(s.backward_linear(planned));
+      if (planned.part == 0) TEMPO_RETURN_IF_ERROR(s.backward_linear(s.parts_at(i)));
     } else {
       s.backward_other(planned);
     }

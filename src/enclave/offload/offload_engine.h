@@ -48,11 +48,10 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   ~OffloadEngine() override;
 
   Status begin_step(StepMode mode) override;
-  Status forward(const LinearOp& op, const float* input, const float* weights, const float* bias,
-                 float* output, ColumnMoments* moments) override;
-  Status backward(const LinearOp& op, const float* input, const float* weights,
-                  const float* d_output, float* d_weights, float* d_input,
-                  bool accumulate_input) override;
+  Status forward(const LinearOp& op, const float* input,
+                 const std::vector<ForwardPart>& parts) override;
+  Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
+                  float* d_input, bool accumulate_input) override;
   Status end_step() override;
 
   const Plan& plan() const { return plan_; }
@@ -73,6 +72,7 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   void fail_worker(Call& call, int worker, EngineEvent::Kind kind, const std::string& detail);
 
   Status run(Call& call);
+  static void deliver_moments(const Call& call);
   // False when workers cannot be used (any more): do it inside.
   bool issue_output(Call& call, int unit, int worker);
   bool issue_gradients(Call& call, int unit, int worker);
