@@ -23,7 +23,7 @@ bool is_close(double value, double wanted) {
 
 // A chain that is one operator.
 struct Match {
-  Node node;               // what replaces it, but for its name and output
+  Node node;               // what replaces it, but for its output; no name: that of the last node
   std::vector<int> chain;  // the nodes that it replaces; its result is that of chain[0]
 };
 
@@ -203,10 +203,31 @@ class Fuser {
 
   std::optional<Match> match_at(int last) const {
     const std::string& type = node(last).op_type;
+    if (type == "Add") return biased_product(last);
     if (type != "Mul" && type != "Div") return std::nullopt;
     std::optional<Match> match = layer_normalization(last);
     if (!match) match = gated(last);
-    return match && is_closed(*match) ? match : std::nullopt;
+    const bool keeps_shape = match && shapes_[0][at(node(match->chain[0]).outputs[0])] ==
+                                          shapes_[0][at(match->node.inputs[0])];
+    return keeps_shape && is_closed(*match) ? match : std::nullopt;
+  }
+
+  // A product by a weight, and a vector that is added to its rows: how a fully connected layer is
+  // written out where its input is no matrix.
+  std::optional<Match> biased_product(int last) const {
+    const std::vector<TensorId>& terms = node(last).inputs;
+    for (const std::size_t k : {0U, 1U}) {
+      const int product = made_by(terms[k], "MatMul");
+      if (product == kNoNode || !is_linear_node(graph_, node(product)) ||
+          node(product).inputs.size() != 2 ||
+          !is_vector(terms[1 - k], shapes_[0][at(terms[k])].back())) {
+        continue;
+      }
+      Match match{node(product), {last, product}};
+      match.node.inputs.push_back(terms[1 - k]);
+      if (is_closed(match)) return match;
+    }
+    return std::nullopt;
   }
 
   // Nothing outside of the chain reads what it computes on the way, and nothing of it is gone.
@@ -221,7 +242,7 @@ class Fuser {
       }
       if (inside != readers_[at(node(i).outputs[0])]) return false;
     }
-    return shapes_[0][at(node(match.chain[0]).outputs[0])] == shapes_[0][at(match.node.inputs[0])];
+    return true;
   }
 
   // c * x * gate(x).
@@ -381,15 +402,17 @@ class Fuser {
     if (next == kNoNode) return kNoTensor;
     const std::vector<TensorId>& operands = node(next).inputs;
     const TensorId other = operands[operands[0] == result ? 1 : 0];
-    const Tensor& features = graph_.tensors[at(other)];
-    const bool is_fixed =
-        features.kind == TensorKind::kParameter || features.kind == TensorKind::kConstant;
-    if (!is_fixed || features.type != DataType::kFloat32 || features.storage != Storage::kOnnx ||
-        features.declared != Shape{width}) {
-      return kNoTensor;
-    }
+    if (!is_vector(other, width)) return kNoTensor;
     match->chain.insert(match->chain.begin(), next);
     return other;
+  }
+
+  bool is_vector(TensorId id, std::int64_t width) const {
+    const Tensor& tensor = graph_.tensors[at(id)];
+    const bool is_fixed =
+        tensor.kind == TensorKind::kParameter || tensor.kind == TensorKind::kConstant;
+    return is_fixed && tensor.type == DataType::kFloat32 && tensor.storage == Storage::kOnnx &&
+           tensor.declared == Shape{width};
   }
 
   // --- The change ---
@@ -397,7 +420,7 @@ class Fuser {
   void replace(Match match) {
     const int last = match.chain[0];
     Node& node = match.node;
-    node.name = graph_.nodes[at(last)].name;
+    if (node.name.empty()) node.name = graph_.nodes[at(last)].name;
     node.outputs = {graph_.nodes[at(last)].outputs[0]};
     node.opset = std::max(graph_.opset, find_op(node.op_type)->min_opset);
     if (node.op_type == "LayerNormalization" && node.inputs[1] == kNoTensor) {

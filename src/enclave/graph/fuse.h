@@ -17,7 +17,8 @@ using FusedCounts = std::map<std::string, int>;
 //   * LayerNormalization over the last dimension, as written before opset 17, with a scale, a bias,
 //     both or neither,
 //   * Gelu by erf or tanh,
-//   * HardSwish, and Swish with alpha = 1 (SiLU)
+//   * HardSwish, and Swish with alpha = 1 (SiLU),
+//   * MatMul by a weight and the bias that is added to it, which becomes a third input
 // where operators, constants, axes and shapes are those of the definition up to float32 rounding,
 // and nothing else reads what is computed on the way. Everything else stays as it is: it runs, only
 // in more steps. Results and gradients change by rounding alone. Parameters keep their TensorIds;

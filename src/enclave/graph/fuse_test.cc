@@ -123,6 +123,39 @@ TEST(Fuse, LeavesWhatFollowsAPatternAlone) {
   EXPECT_THAT(op_types(graph), ElementsAre("Gelu", "Mul", "Swish", "Mul"));
 }
 
+// Fully connected layers of rank 3, as exporters write them.
+TEST(Fuse, TakesTheBiasOfAProductIn) {
+  const auto build = [](bool is_left, const Shape& bias, bool is_read_twice) {
+    GraphBuilder b;
+    const TensorId x = b.add(b.input({5, kWidth}), b.parameter({kWidth}, 0.5F));
+    const TensorId weights = b.parameter({kWidth, 6}, 0.5F, 0, Storage::kTransposed);
+    const TensorId product = b.node("MatMul", {x, weights});
+    const TensorId by = b.parameter(bias, 0.5F);
+    TensorId y = is_left ? b.add(by, product) : b.add(product, by);
+    if (is_read_twice) y = b.node("Mul", {y, product});
+    return b.finish(b.node("Flatten", {y}));
+  };
+  for (const bool is_left : {false, true}) {
+    Graph written_out = build(is_left, {6}, false);
+    Graph fused = build(is_left, {6}, false);
+    EXPECT_THAT(fuse_patterns(&fused), ElementsAre(Pair("MatMul", 1)));
+    EXPECT_THAT(op_types(fused), ElementsAre("Add", "MatMul", "Flatten"));
+    EXPECT_EQ(fused.nodes[1].name, written_out.nodes[1].name) << "not that of the addition";
+    const Outcome want = run(written_out);
+    const Outcome got = run(fused);
+    expect_close(got.output, want.output);
+    ASSERT_EQ(got.gradients.size(), 3U);
+    for (std::size_t i = 0; i < 3; ++i) {
+      SCOPED_TRACE("parameter " + std::to_string(i));
+      expect_close(got.gradients[i], want.gradients[i]);
+    }
+  }
+  Graph other_bias = build(false, {5, 6}, false);
+  EXPECT_THAT(fuse_patterns(&other_bias), IsEmpty()) << "one vector a position";
+  Graph read_twice = build(false, {6}, true);
+  EXPECT_THAT(fuse_patterns(&read_twice), IsEmpty());
+}
+
 // The values of an .npy file of float32, which are its end.
 std::vector<float> npy_values(const std::string& name, std::size_t count) {
   const std::vector<std::byte> file = test::read_fixture(name);
