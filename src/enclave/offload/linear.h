@@ -12,6 +12,9 @@
 // Layers that read the same X are one operator with their out-features side by side: X is encoded
 // once, and dX comes back as one sum. Weights, results and gradients of these parts stay where each
 // layer has them.
+//
+// A batched product of two activations, as attention has them, is an operator of many instances:
+// products of one geometry that share nothing. The right operand stands for the weights.
 #pragma once
 
 #include <cstdint>
@@ -57,12 +60,18 @@ struct LinearOp {
   std::string name;  // node names; never leaves the enclave except to the client
   ConvGeometry geometry;
   std::vector<LinearPart> parts;  // of a stack, in order: geometry.m() features. Empty: one layer
+  // Products of two activations: how many there are of `geometry`, and that they are such. Input,
+  // weights (m x n each) and output lie instance by instance; there are no parts.
+  std::int64_t instances = 1;
+  bool of_activations = false;
   bool needs_input_gradient = true;  // false when nothing trainable lies upstream
   bool needs_weight_gradient = true;
   // Channel blocking of input and output in memory (oneDNN's nChw8c has 8). 0 = channels last.
   // Only the local engine accepts anything but 0.
   int input_block = 0;
   int output_block = 0;
+
+  std::int64_t multiply_adds() const { return instances * geometry.multiply_adds(); }
 };
 
 // Column means and sums of squared deviations of Z, for the BatchNormalization that follows.
@@ -99,6 +108,9 @@ enum class StepMode {
 class LinearEngine {
  public:
   virtual ~LinearEngine() = default;
+
+  // Whether it computes this operator. Products of two activations may be left to the caller.
+  virtual bool takes(const LinearOp& op) const { return !op.of_activations; }
 
   virtual Status begin_step(StepMode mode) = 0;
 

@@ -47,6 +47,9 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   OffloadEngine(Plan plan, const EngineOptions& options, const EngineResources& resources);
   ~OffloadEngine() override;
 
+  bool takes(const LinearOp& op) const override {
+    return !op.of_activations || plan_.ops[op.index].offloaded;
+  }
   Status begin_step(StepMode mode) override;
   Status forward(const LinearOp& op, const float* input,
                  const std::vector<ForwardPart>& parts) override;
@@ -82,6 +85,7 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   bool ensure_weights(Call& call, int m_slice, int worker);
   bool ensure_input(Call& call, int tile, int worker);
   void refresh_projections(Call& call, int unit);
+  void draw_operator_keys(const OpPlan& plan, OperatorStep& step);
 
   void drop_operands(const OperatorStep& step);
   std::uint64_t note(const Call& call, int kind, int unit, int tile, std::uint32_t generation);

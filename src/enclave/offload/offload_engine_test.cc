@@ -17,18 +17,6 @@ namespace {
 
 constexpr std::uint64_t kSharedBytes = std::uint64_t{16} << 20;
 
-// An operator: one layer, or several that share their input.
-struct Layer {
-  ConvGeometry geometry;
-  std::vector<std::int64_t> parts;  // out-features of each
-
-  Layer(const ConvGeometry& g) : geometry(g), parts{g.out_c} {}  // NOLINT: a geometry is a layer
-  Layer(const ConvGeometry& g, std::vector<std::int64_t> features)
-      : geometry(g), parts(std::move(features)) {
-    geometry.out_c = std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
-  }
-};
-
 ConvGeometry conv(int batch, int hw, int in_c, int out_c, int kernel, int stride, int pad) {
   ConvGeometry g;
   g.batch = batch;
@@ -50,6 +38,25 @@ ConvGeometry fully_connected(int batch, int in, int out) {
   return g;
 }
 
+// An operator: one layer, several that share their input, or products of two activations.
+struct Layer {
+  ConvGeometry geometry;
+  std::vector<std::int64_t> parts;  // out-features of each
+  std::int64_t instances = 0;       // of products; 0: a layer
+
+  Layer(const ConvGeometry& g) : geometry(g), parts{g.out_c} {}  // NOLINT: a geometry is a layer
+  Layer(const ConvGeometry& g, std::vector<std::int64_t> features)
+      : geometry(g), parts(std::move(features)) {
+    geometry.out_c = std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
+  }
+  std::int64_t copies() const { return std::max<std::int64_t>(instances, 1); }
+  static Layer product(std::int64_t instances, int p, int n, int m) {
+    Layer layer(fully_connected(p, n, m));
+    layer.instances = instances;
+    return layer;
+  }
+};
+
 // Everything that one operator reads and writes in one training step; parts lie one after the
 // other.
 struct Tensors {
@@ -61,6 +68,7 @@ struct Tensors {
   explicit Tensors(const Layer& l, unsigned seed = 1) : Tensors(l, l.geometry, seed) {}
 
   std::vector<ForwardPart> forward_parts() {
+    if (layer.instances > 0) return {{weights.data(), nullptr, output.data()}};
     std::vector<ForwardPart> parts;
     std::int64_t first = 0;
     for (std::size_t k = 0; k < layer.parts.size(); ++k) {
@@ -84,13 +92,13 @@ struct Tensors {
 
  private:
   Tensors(const Layer& l, const ConvGeometry& g, unsigned seed)
-      : input(g.input_elements()),
-        weights(g.m() * g.n()),
+      : input(l.copies() * g.input_elements()),
+        weights(l.copies() * g.m() * g.n()),
         bias(g.m()),
-        d_output(g.p() * g.m()),
-        output(g.p() * g.m()),
-        d_weights(g.m() * g.n()),
-        d_input(g.input_elements(), 0.25F),
+        d_output(l.copies() * g.p() * g.m()),
+        output(l.copies() * g.p() * g.m()),
+        d_weights(l.copies() * g.m() * g.n()),
+        d_input(l.copies() * g.input_elements(), 0.25F),
         moments(l.parts.size()),
         layer(l) {
     std::mt19937 rng(seed);
@@ -120,6 +128,8 @@ class Job {
       op.index = static_cast<int>(i);
       op.name = "operator" + std::to_string(i);
       op.geometry = geometries[i].geometry;
+      op.instances = geometries[i].copies();
+      op.of_activations = geometries[i].instances > 0;
       for (std::size_t k = 0; k < geometries[i].parts.size() && geometries[i].parts.size() > 1;
            ++k) {
         op.parts.push_back({"part" + std::to_string(k), geometries[i].parts[k]});
@@ -151,18 +161,31 @@ class Job {
     return engine_->end_step();
   }
 
-  // The same step by the local engine.
+  // The same step by the local engine, instance by instance.
   void reference_step(std::vector<Tensors>& tensors, bool accumulate = false) {
     ASSERT_TRUE(local_.begin_step(StepMode::kTraining).ok());
     for (std::size_t i = 0; i < ops_.size(); ++i) {
       Tensors& t = tensors[i];
-      ASSERT_TRUE(local_.forward(ops_[i], t.input.data(), t.forward_parts()).ok());
-    }
-    for (std::size_t i = ops_.size(); i-- > 0;) {
-      Tensors& t = tensors[i];
-      ASSERT_TRUE(
-          local_.backward(ops_[i], t.input.data(), t.backward_parts(), t.d_input.data(), accumulate)
-              .ok());
+      LinearOp op = ops_[i];
+      op.of_activations = false;
+      const ConvGeometry& g = op.geometry;
+      for (std::int64_t k = 0; k < ops_[i].instances; ++k) {
+        const std::int64_t weights = k * g.m() * g.n();
+        const std::int64_t outputs = k * g.p() * g.m();
+        std::vector<ForwardPart> forward = t.forward_parts();
+        std::vector<BackwardPart> backward = t.backward_parts();
+        for (std::size_t part = 0; part < forward.size(); ++part) {
+          forward[part].weights += weights;
+          forward[part].output += outputs;
+          backward[part].weights += weights;
+          backward[part].d_output += outputs;
+          backward[part].d_weights += weights;
+        }
+        const float* input = t.input.data() + k * g.input_elements();
+        float* d_input = t.d_input.data() + k * g.input_elements();
+        ASSERT_TRUE(local_.forward(op, input, forward).ok());
+        ASSERT_TRUE(local_.backward(op, input, backward, d_input, accumulate).ok());
+      }
     }
     ASSERT_TRUE(local_.end_step().ok());
   }
@@ -233,7 +256,10 @@ std::vector<Layer> all_geometries() {
           {fully_connected(48, 40, 0), {64, 64, 64}},  // two workers cut the middle one
           {fully_connected(20, 33, 0), {5, 1, 30, 4}},
           {conv(4, 8, 16, 0, 1, 1, 0), {8, 32}},
-          {conv(3, 9, 6, 0, 3, 2, 1), {7, 12}}};
+          {conv(3, 9, 6, 0, 3, 2, 1), {7, 12}},
+          Layer::product(6, 65, 16, 65),
+          Layer::product(5, 65, 65, 16),
+          Layer::product(1, 33, 20, 7)};
 }
 
 class EveryScheme : public testing::TestWithParam<std::tuple<Scheme, int>> {};
@@ -304,7 +330,8 @@ std::size_t distinct_payloads(const FakeLink& link) {
 TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
   const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 1, 1),
                                       fully_connected(16, 60, 40),
-                                      {fully_connected(16, 30, 0), {20, 12, 16}}};
+                                      {fully_connected(16, 30, 0), {20, 12, 16}},
+                                      Layer::product(3, 20, 12, 17)};
   std::vector<Tensors> want(geometries.begin(), geometries.end());
   int tasks = 0;
   std::size_t payloads = 0;
@@ -464,7 +491,8 @@ TEST(OffloadEngine, SendsTheInputOfAStackOnce) {
 TEST(OffloadEngine, CatchesACheatInEveryProduct) {
   const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 1, 1),
                                       fully_connected(16, 60, 40),
-                                      {fully_connected(16, 30, 0), {20, 12, 16}}};
+                                      {fully_connected(16, 30, 0), {20, 12, 16}},
+                                      Layer::product(3, 20, 12, 17)};
   std::vector<Tensors> want(geometries.begin(), geometries.end());
   int products = 0;
   {
@@ -632,6 +660,40 @@ TEST(WhatLeaves, KeysDifferBetweenStepsLayersAndTiles) {
   ASSERT_GT(tiles, 4U);
   EXPECT_EQ(column_keys.size(), 4U) << "two layers, two steps; tiles of a layer share it";
   EXPECT_EQ(row_keys.size(), tiles);
+}
+
+// Heads and samples share nothing: not even the keys of the axis that they have in common.
+TEST(WhatLeaves, EveryInstanceHasKeysOfItsOwn) {
+  const std::vector<Layer> layers{Layer::product(6, 40, 64, 48)};
+  FakeLink link(2, kSharedBytes);
+  link.record = true;
+  Job job(layers, Scheme::kTempo, link);
+  std::vector<Tensors> tensors(layers.begin(), layers.end());
+  // Operands of ones show the keys: X'(i,j) = c_n(j) / c_p(i), W'(i,j) = c_m(i) / c_n(j).
+  for (Tensors& t : tensors) {
+    std::fill(t.input.begin(), t.input.end(), 1.0F);
+    std::fill(t.weights.begin(), t.weights.end(), 1.0F);
+  }
+  ASSERT_TRUE(job.step(tensors).ok());
+  std::vector<std::vector<float>> n_keys, p_keys, m_keys;
+  for (const FakeLink::Received& received : link.received) {
+    const Task& task = received.task;
+    if (task.cols != 64) continue;  // D'
+    const bool is_input = task.rows == 40;
+    std::vector<float> columns, rows;
+    for (std::uint32_t j = 0; j < task.cols; ++j) {
+      const float entry = received.payload[j] / received.payload[0];
+      columns.push_back(is_input ? entry : 1 / entry);
+    }
+    for (std::uint32_t i = 0; i < task.rows; ++i) {
+      rows.push_back(received.payload[std::size_t{i} * task.cols] / received.payload[0]);
+    }
+    if (is_input) add_if_new(columns, n_keys);
+    add_if_new(rows, is_input ? p_keys : m_keys);
+  }
+  EXPECT_EQ(n_keys.size(), 6U);
+  EXPECT_EQ(p_keys.size(), 6U);
+  EXPECT_EQ(m_keys.size(), 6U);
 }
 
 TEST(WhatLeaves, EqualOperandsUnderFreshKeysAreUncorrelated) {

@@ -212,7 +212,12 @@ std::vector<TileRows> make_tile_rows(const ConvGeometry& geometry, const AxisKey
     tile.ring_row.push_back(static_cast<std::uint32_t>(encoded - tile.first_encoded));
   }
   for (TileRows& tile : tiles) {
-    if (tile.chunks.back() != tile.size()) tile.chunks.push_back(tile.size());
+    // A few rows too many are no chunk of their own.
+    if (tile.chunks.size() > 1 && tile.size() - tile.chunks.back() < kMinChunkRows) {
+      tile.chunks.back() = tile.size();
+    } else if (tile.chunks.back() != tile.size()) {
+      tile.chunks.push_back(tile.size());
+    }
   }
   return tiles;
 }
