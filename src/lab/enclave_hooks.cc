@@ -63,19 +63,20 @@ class DumpingEngine final : public LinearEngine {
   DumpingEngine(LinearEngine& engine, std::shared_ptr<DumpFile> file)
       : engine_(engine), file_(std::move(file)) {}
 
+  bool takes(const LinearOp& op) const override { return engine_.takes(op); }
   Status begin_step(StepMode mode) override { return engine_.begin_step(mode); }
 
   Status forward(const LinearOp& op, const float* input,
                  const std::vector<ForwardPart>& parts) override {
     const ConvGeometry& g = op.geometry;
-    file_->add(op.name, "input", input, g.input_elements() / g.in_c, g.in_c);
+    file_->add(op.name, "input", input, op.instances * g.input_elements() / g.in_c, g.in_c);
     for (std::size_t k = 0; k < parts.size(); ++k) {
-      file_->add(name(op, k), "weights", parts[k].weights, features(op, k), g.n());
+      file_->add(name(op, k), "weights", parts[k].weights, op.instances * features(op, k), g.n());
       file_->add(name(op, k), "bias", parts[k].bias, 1, features(op, k));
     }
     Status status = engine_.forward(op, input, parts);
     for (std::size_t k = 0; k < parts.size(); ++k) {
-      file_->add(name(op, k), "output", parts[k].output, g.p(), features(op, k));
+      file_->add(name(op, k), "output", parts[k].output, op.instances * g.p(), features(op, k));
     }
     return status;
   }
@@ -83,7 +84,8 @@ class DumpingEngine final : public LinearEngine {
   Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
                   float* d_input, bool accumulate_input) override {
     for (std::size_t k = 0; k < parts.size(); ++k) {
-      file_->add(name(op, k), "d_output", parts[k].d_output, op.geometry.p(), features(op, k));
+      file_->add(name(op, k), "d_output", parts[k].d_output, op.instances * op.geometry.p(),
+                 features(op, k));
     }
     return engine_.backward(op, input, parts, d_input, accumulate_input);
   }

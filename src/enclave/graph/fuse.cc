@@ -25,6 +25,8 @@ bool is_close(double value, double wanted) {
 struct Match {
   Node node;               // what replaces it, but for its output; no name: that of the last node
   std::vector<int> chain;  // the nodes that it replaces; its result is that of chain[0]
+  int turned = kNoNode;    // a Transpose node that leaves the last dimension last from now on
+  bool is_counted = true;
 };
 
 // A product of tensors and numbers, however it is bracketed.
@@ -204,6 +206,7 @@ class Fuser {
   std::optional<Match> match_at(int last) const {
     const std::string& type = node(last).op_type;
     if (type == "Add") return biased_product(last);
+    if (type == "MatMul") return by_transposed(last);
     if (type != "Mul" && type != "Div") return std::nullopt;
     std::optional<Match> match = layer_normalization(last);
     if (!match) match = gated(last);
@@ -228,6 +231,35 @@ class Fuser {
       if (is_closed(match)) return match;
     }
     return std::nullopt;
+  }
+
+  // A product by a matrix that a Transpose node has turned last, as attention has for its keys:
+  // the product takes it unturned. What else the node moves, it moves still.
+  std::optional<Match> by_transposed(int last) const {
+    const Node& product = node(last);
+    const int turn = made_by(product.inputs[1], "Transpose");
+    if (turn == kNoNode || product.int_or("transB", 0) != 0 ||
+        readers_[at(product.inputs[1])] != 1 || is_fixed(graph_.tensors[at(product.inputs[0])])) {
+      return std::nullopt;
+    }
+    const std::size_t rank = shapes_[0][at(product.inputs[1])].size();
+    std::vector<std::int64_t> order = node(turn).ints_or("perm", {});
+    if (rank < 2 || order.size() != rank ||
+        order[rank - 2] != static_cast<std::int64_t>(rank) - 1) {
+      return std::nullopt;
+    }
+    Match match{product, {last}};
+    match.node.attributes["transB"] = {std::int64_t{1}};
+    match.is_counted = false;
+    std::swap(order[rank - 2], order[rank - 1]);
+    const TensorId source = node(turn).inputs[0];
+    if (std::ranges::is_sorted(order) && !is_fixed(graph_.tensors[at(source)])) {
+      match.node.inputs[1] = source;  // nothing is left to move
+      match.chain.push_back(turn);
+    } else {
+      match.turned = turn;
+    }
+    return match;
   }
 
   // Nothing outside of the chain reads what it computes on the way, and nothing of it is gone.
@@ -427,8 +459,20 @@ class Fuser {
       node.inputs[1] = add_ones(node.name + "/ones", shapes_[0][at(node.inputs[0])].back());
     }
     for (const int i : match.chain) is_replaced_[at(i)] = i != last;
-    ++counts_[node.op_type];
+    if (match.turned != kNoNode) leave_last(match.turned);
+    if (match.is_counted) ++counts_[node.op_type];
     graph_.nodes[at(last)] = std::move(node);
+  }
+
+  void leave_last(int transpose) {
+    auto& order =
+        std::get<std::vector<std::int64_t>>(graph_.nodes[at(transpose)].attributes["perm"].value);
+    std::swap(order[order.size() - 1], order[order.size() - 2]);
+    const TensorId result = graph_.nodes[at(transpose)].outputs[0];
+    for (Shapes& shapes : shapes_) {
+      Shape& shape = shapes[at(result)];
+      std::swap(shape[shape.size() - 1], shape[shape.size() - 2]);
+    }
   }
 
   TensorId add_ones(std::string name, std::int64_t count) {

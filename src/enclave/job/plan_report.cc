@@ -11,7 +11,9 @@ double mib(std::uint64_t bytes) {
   return static_cast<double>(bytes) / (1024.0 * 1024.0);
 }
 
-std::string lowering(const ConvGeometry& g) {
+std::string lowering(const LinearOp& op) {
+  const ConvGeometry& g = op.geometry;
+  if (op.of_activations) return fmt::format("product x{}", op.instances);
   if (g.is_fully_connected()) return "dense";
   if (g.is_direct()) return "1x1";
   return fmt::format("im2col {}x{}{}", g.kernel_h, g.kernel_w,
@@ -66,7 +68,7 @@ std::string plan_text(const PlanSummary& summary) {
     out += fmt::format(
         "{:<24.24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9.2f} {:>9.2f} {:>8.2f} {:>8.2f} "
         " {}\n",
-        op.op.name, lowering(g), g.m(), g.n(), g.p(), op.offloaded ? "workers" : "enclave",
+        op.op.name, lowering(op.op), g.m(), g.n(), g.p(), op.offloaded ? "workers" : "enclave",
         op.offloaded ? op.tiles.size() : 0, rounds(op),
         op.offloaded ? mib(op.bytes_to_workers) : 0.0,
         op.offloaded ? mib(op.bytes_from_workers) : 0.0, op.offloaded_cost_ms, op.local_cost_ms,
@@ -114,7 +116,8 @@ std::string plan_json(const PlanSummary& summary) {
     const ConvGeometry& g = op.op.geometry;
     ops.push_back({{"name", op.op.name},
                    {"parts", parts_json(op.op)},
-                   {"lowering", lowering(g)},
+                   {"lowering", lowering(op.op)},
+                   {"instances", op.op.instances},
                    {"m", g.m()},
                    {"n", g.n()},
                    {"p", g.p()},

@@ -39,7 +39,10 @@ struct Executor::State {
   AlignedBuffer<float> parameter_gradients;
   std::vector<std::int64_t> parameter_offsets;  // by TensorId, floats; -1 for others
   AlignedBuffer<float> shared_weights;  // a second gradient of weights that several nodes use
-  std::vector<ColumnMoments> moments;   // by TensorId: of linear operators' results
+  std::vector<bool> is_taken;           // by linear operator: the engine does it
+  AlignedBuffer<float> right_operand;   // of a product, transposed
+  AlignedBuffer<float> d_right_operand;
+  std::vector<ColumnMoments> moments;            // by TensorId: of linear operators' results
   std::vector<const ColumnMoments*> moments_of;  // by TensorId: delivered in this step
   std::uint64_t step = 0;
   bool is_open = false;  // between begin_step and end_step
@@ -49,6 +52,8 @@ struct Executor::State {
     for (const Tensor& tensor : graph.tensors) {
       constant_ints.push_back(ints_at(tensor, options.batch));
     }
+    for (const LinearOp& op : plan.linear_ops) is_taken.push_back(engine.takes(op));
+    allocate_right_operands();
     moments.resize(graph.tensors.size());
     moments_of.assign(graph.tensors.size(), nullptr);
     parameter_offsets.assign(graph.tensors.size(), -1);
@@ -62,10 +67,31 @@ struct Executor::State {
     for (const PlannedNode& planned : plan.nodes) {
       if (planned.linear < 0 || !planned.accumulates[1]) continue;
       const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+      if (op.of_activations) continue;
       shared = std::max(shared, static_cast<std::size_t>(op.geometry.m() * op.geometry.n()));
     }
     parameter_gradients = AlignedBuffer<float>(floats);
     shared_weights = AlignedBuffer<float>(shared);
+  }
+
+  // For products of two activations that the engine does and whose right operand is not as it
+  // takes it.
+  void allocate_right_operands() {
+    std::size_t floats = 0, gradient_floats = 0;
+    for (const PlannedNode& planned : plan.nodes) {
+      if (!is_engines(planned)) continue;
+      const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+      if (!op.of_activations) continue;
+      const auto size = static_cast<std::size_t>(op.instances * op.geometry.m() * op.geometry.n());
+      const bool is_turned = !is_transposed(node_of(planned));
+      if (is_turned) floats = std::max(floats, size);
+      const bool has_gradient = op.needs_weight_gradient;
+      if (has_gradient && (is_turned || planned.accumulates[1])) {
+        gradient_floats = std::max(gradient_floats, size);
+      }
+    }
+    right_operand = AlignedBuffer<float>(floats);
+    d_right_operand = AlignedBuffer<float>(gradient_floats);
   }
 
   float* in_arena(std::int64_t offset) {
@@ -126,6 +152,71 @@ struct Executor::State {
     return context;
   }
 
+  // True when the engine does the node; else its entry in the operator table does.
+  bool is_engines(const PlannedNode& planned) const {
+    return planned.linear >= 0 && is_taken[static_cast<std::size_t>(planned.linear)];
+  }
+
+  // ---- products of two activations: W is the right operand transposed --------------------------
+
+  static bool is_transposed(const Node& node) { return node.int_or("transB", 0) != 0; }
+
+  // `instances` matrices of rows x columns.
+  void transpose_each(const LinearOp& op, const float* from, std::int64_t rows,
+                      std::int64_t columns, float* to, bool accumulate) {
+    const TimeScope scope(ledger, TimeKind::kNonLinear);
+    pool.parallel_for(op.instances, grain_for(rows * columns),
+                      [&](std::int64_t begin, std::int64_t end) {
+                        for (std::int64_t i = begin; i < end; ++i) {
+                          const std::int64_t offset = i * rows * columns;
+                          kernels::transpose(from + offset, rows, columns, to + offset, accumulate);
+                        }
+                      });
+  }
+
+  // Where it lies, or in `right_operand`.
+  const float* weights_of_product(const LinearOp& op, const Node& node) {
+    const float* right = value(node.inputs[1]);
+    if (is_transposed(node)) return right;
+    transpose_each(op, right, op.geometry.n(), op.geometry.m(), right_operand.data(), false);
+    return right_operand.data();
+  }
+
+  Status forward_product(const PlannedNode& planned) {
+    const Node& node = node_of(planned);
+    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+    return engine.forward(
+        op, value(node.inputs[0]),
+        {{.weights = weights_of_product(op, node), .output = value(planned.result)}});
+  }
+
+  Status backward_product(const PlannedNode& planned) {
+    const Node& node = node_of(planned);
+    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+    float* d_input = planned.wants[0] ? gradient(node.inputs[0]) : nullptr;
+    float* d_right = planned.wants[1] ? gradient(node.inputs[1]) : nullptr;
+    const bool is_direct = is_transposed(node) && !planned.accumulates[1];
+    float* d_weights = d_right == nullptr || is_direct ? d_right : d_right_operand.data();
+    TEMPO_RETURN_IF_ERROR(engine.backward(op, value(node.inputs[0]),
+                                          {{.weights = weights_of_product(op, node),
+                                            .d_output = gradient(planned.result),
+                                            .d_weights = d_weights}},
+                                          d_input, planned.accumulates[0]));
+    if (d_right == nullptr || is_direct) return {};
+    if (!is_transposed(node)) {
+      transpose_each(op, d_weights, op.geometry.m(), op.geometry.n(), d_right,
+                     planned.accumulates[1]);
+      return {};
+    }
+    for_elements(pool, op.instances * op.geometry.m() * op.geometry.n(),
+                 [&](std::int64_t begin, std::int64_t count) {
+                   kernels::copy(d_weights + begin, d_right + begin, count, true);
+                 });
+    return {};
+  }
+
+  // ---- layers ----------------------------------------------------------------------------------
+
   // The nodes of the linear operator that nodes[i] is the first part of.
   std::span<const PlannedNode> parts_at(std::size_t i) const {
     std::size_t end = i + 1;
@@ -133,7 +224,11 @@ struct Executor::State {
     return {plan.nodes.data() + i, end - i};
   }
 
-  Status forward_linear(std::span<const PlannedNode> nodes) {
+  // Of the operator that nodes[i] is a part of; done with the first of them.
+  Status forward_linear(std::size_t i) {
+    if (plan.nodes[i].part > 0) return {};
+    if (!is_linear_node(graph, node_of(plan.nodes[i]))) return forward_product(plan.nodes[i]);
+    const std::span<const PlannedNode> nodes = parts_at(i);
     std::vector<ForwardPart> parts;
     for (const PlannedNode& planned : nodes) {
       const Node& node = node_of(planned);
@@ -148,7 +243,10 @@ struct Executor::State {
     return engine.forward(op, value(node_of(nodes[0]).inputs[0]), parts);
   }
 
-  Status backward_linear(std::span<const PlannedNode> nodes) {
+  Status backward_linear(std::size_t i) {
+    if (plan.nodes[i].part > 0) return {};
+    if (!is_linear_node(graph, node_of(plan.nodes[i]))) return backward_product(plan.nodes[i]);
+    const std::span<const PlannedNode> nodes = parts_at(i);
     const PlannedNode& first = nodes[0];
     const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(first.linear)];
     const TensorId input = node_of(first).inputs[0];
@@ -279,8 +377,8 @@ Status Executor::forward(std::uint64_t step) {
   std::fill(s.moments_of.begin(), s.moments_of.end(), nullptr);
   for (std::size_t i = 0; i < s.plan.nodes.size(); ++i) {
     const PlannedNode& planned = s.plan.nodes[i];
-    if (planned.linear >= 0) {
-      if (planned.part == 0) TEMPO_RETURN_IF_ERROR(s.forward_linear(s.parts_at(i)));
+    if (s.is_engines(planned)) {
+      TEMPO_RETURN_IF_ERROR(s.forward_linear(i));
       continue;
     }
     const TimeScope scope(s.ledger, TimeKind::kNonLinear);
@@ -325,8 +423,8 @@ Status Executor::backward() {
   for (std::size_t i = s.plan.nodes.size(); i-- > 0;) {
     const PlannedNode& planned = s.plan.nodes[i];
     if (!planned.has_backward) continue;
-    if (planned.linear >= 0) {
-      if (planned.part == 0) TEMPO_RETURN_IF_ERROR(s.backward_linear(s.parts_at(i)));
+    if (s.is_engines(planned)) {
+      TEMPO_RETURN_IF_ERROR(s.backward_linear(i));
     } else {
       s.backward_other(planned);
     }

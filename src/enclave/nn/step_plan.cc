@@ -150,9 +150,26 @@ class Planner {
       if (is_linear_node(graph_, node)) {
         planned.linear = 0;  // which one, stack_linear_nodes() says
         planned.delivers_moments = reader >= 0 && takes_moments(reader, planned.result);
+      } else if (is_batched_product(node)) {
+        planned.linear = 0;
       }
       plan_.nodes.push_back(std::move(planned));
     }
+  }
+
+  // A MatMul of two activations that is as many products as each operand has matrices: nothing is
+  // broadcast, and everything lies in ONNX's order.
+  bool is_batched_product(const Node& node) const {
+    if (node.op_type != "MatMul") return false;
+    const Shape& out = plan_.shapes[at(node.outputs[0])];
+    for (const TensorId id : {node.inputs[0], node.inputs[1], node.outputs[0]}) {
+      const Shape& shape = plan_.shapes[at(id)];
+      if (is_fixed(graph_.tensors[at(id)]) || !is_onnx_order(shape, plan_.blocks[at(id)]) ||
+          !std::equal(shape.begin(), shape.end() - 2, out.begin(), out.end() - 2)) {
+        return false;
+      }
+    }
+    return true;
   }
 
   bool takes_moments(int reader, TensorId result) const {
@@ -213,6 +230,11 @@ class Planner {
     for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
       const PlannedNode& planned = plan_.nodes[i];
       if (planned.linear < 0) continue;
+      if (!is_linear_node(graph_, node_of(planned))) {
+        stack_at[i] = static_cast<int>(stacks.size());
+        stacks.push_back({{}, {i}});
+        continue;
+      }
       const ConvGeometry geometry = op_of(planned).lower(node_of(planned), graph_, plan_.shapes);
       std::vector<std::size_t>& candidates = stacks_of[node_of(planned).inputs[0]];
       const auto found = std::ranges::find_if(
@@ -234,7 +256,9 @@ class Planner {
         continue;
       }
       const Stack& stack = stacks[static_cast<std::size_t>(stack_at[i])];
-      plan_.linear_ops.push_back(linear_op(stack));
+      const bool is_layer = is_linear_node(graph_, node_of(plan_.nodes[stack.nodes[0]]));
+      plan_.linear_ops.push_back(is_layer ? linear_op(stack)
+                                          : batched_product(plan_.nodes[stack.nodes[0]]));
       for (std::size_t k = 0; k < stack.nodes.size(); ++k) {
         nodes.push_back(plan_.nodes[stack.nodes[k]]);
         nodes.back().linear = plan_.linear_ops.back().index;
@@ -286,6 +310,21 @@ class Planner {
       op.geometry.out_c += g.m();
     }
     return op;
+  }
+
+  LinearOp batched_product(const PlannedNode& planned) const {
+    const Node& node = node_of(planned);
+    const std::int64_t inner = plan_.shapes[at(node.inputs[0])].back();
+    const Shape& out = plan_.shapes[at(node.outputs[0])];
+    const std::int64_t rows = out[out.size() - 2];
+    return {.index = static_cast<int>(plan_.linear_ops.size()),
+            .name = node.name,
+            .geometry = {.batch = rows, .in_c = inner, .out_c = out.back()},
+            .parts = {},
+            .instances = element_count(out) / (rows * out.back()),
+            .of_activations = true,
+            .needs_input_gradient = planned.has_backward && planned.wants[0],
+            .needs_weight_gradient = planned.has_backward && planned.wants[1]};
   }
 
   // Which gradients add to what is there: backward runs in reverse.
