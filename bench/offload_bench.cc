@@ -12,6 +12,7 @@
 #include "bench/worker_processes.h"
 #include "enclave/offload/local_engine.h"
 #include "enclave/offload/offload_engine.h"
+#include "matrix/gemm.h"
 
 namespace tempo {
 namespace {
@@ -40,17 +41,19 @@ class Step {
  public:
   explicit Step(std::vector<LinearOp> ops) : ops_(std::move(ops)) {
     const ConvGeometry& g = ops_[0].geometry;
-    input_ = random_values(g.input_elements());
+    const std::int64_t instances = ops_[0].instances;
+    input_ = random_values(instances * g.input_elements());
     d_input_.resize(input_.size());
     for (const LinearOp& op : ops_) {
       std::vector<Part>& parts = parts_.emplace_back();
       std::vector<LinearPart> list = op.parts;
       if (list.empty()) list.push_back({op.name, op.geometry.m()});
       for (const LinearPart& part : list) {
-        const auto weights = static_cast<std::size_t>(part.features * g.n());
-        const auto outputs = static_cast<std::size_t>(part.features * g.p());
-        parts.push_back({random_values(part.features * g.n()), random_values(part.features * g.p()),
-                         std::vector<float>(weights), std::vector<float>(outputs)});
+        const std::int64_t weights = instances * part.features * g.n();
+        const std::int64_t outputs = instances * part.features * g.p();
+        parts.push_back({random_values(weights), random_values(outputs),
+                         std::vector<float>(static_cast<std::size_t>(weights)),
+                         std::vector<float>(static_cast<std::size_t>(outputs))});
       }
     }
   }
@@ -105,6 +108,7 @@ class Bench {
     std::uint64_t bytes = 0;
     std::int64_t products = 0;
     double estimate_ms = 0;
+    double inside_estimate_ms = 0;
   };
   Engine engine_for(const std::vector<LinearOp>& ops) {
     PlanOptions options;
@@ -115,7 +119,10 @@ class Bench {
     auto plan = make_plan(ops, options);
     if (!plan.ok()) fail(plan.error().one_line());
     Engine made{nullptr, plan->bytes_to_workers + plan->bytes_from_workers, plan->products};
-    for (const OpPlan& op : plan->ops) made.estimate_ms += op.offloaded_cost_ms;
+    for (const OpPlan& op : plan->ops) {
+      made.estimate_ms += op.offloaded_cost_ms;
+      made.inside_estimate_ms += op.local_cost_ms;
+    }
     EngineOptions engine_options;
     engine_options.goal = options.goal;
     made.engine = std::make_unique<OffloadEngine>(
@@ -191,6 +198,97 @@ void compare_stack(Bench& bench, std::int64_t p, std::int64_t n, std::int64_t m,
   fmt::print("  stacked : apart {:.2f}, stacked : inside {:.2f}\n", ms[1] / ms[0], ms[1] / ms[3]);
 }
 
+// The same products inside, as the operator table does them: one after the other.
+class ProductsInside final : public LinearEngine {
+ public:
+  bool takes(const LinearOp&) const override { return true; }
+  Status begin_step(StepMode) override { return {}; }
+  Status end_step() override { return {}; }
+  Status forward(const LinearOp& op, const float* input,
+                 const std::vector<ForwardPart>& parts) override {
+    const ConvGeometry& g = op.geometry;
+    for (std::int64_t i = 0; i < op.instances; ++i) {
+      gemm(Transpose::kNo, Transpose::kYes, g.p(), g.m(), g.n(), 1, input + i * g.p() * g.n(),
+           g.n(), parts[0].weights + i * g.m() * g.n(), g.n(), 0,
+           parts[0].output + i * g.p() * g.m(), g.m());
+    }
+    return {};
+  }
+  Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
+                  float* d_input, bool) override {
+    const ConvGeometry& g = op.geometry;
+    for (std::int64_t i = 0; i < op.instances; ++i) {
+      const float* d = parts[0].d_output + i * g.p() * g.m();
+      const std::int64_t x = i * g.p() * g.n(), w = i * g.m() * g.n();
+      gemm(Transpose::kNo, Transpose::kNo, g.p(), g.n(), g.m(), 1, d, g.m(), parts[0].weights + w,
+           g.n(), 0, d_input + x, g.n());
+      gemm(Transpose::kYes, Transpose::kNo, g.m(), g.n(), g.p(), 1, d, g.m(), input + x, g.n(), 0,
+           parts[0].d_weights + w, g.n());
+    }
+    return {};
+  }
+};
+
+void print_header(const char* first) {
+  fmt::print("ms of the enclave's CPU, a training step\n");
+  fmt::print("{:>24} {:>10} {:>10} {:>7} {:>10} {:>10} {:>7}\n", first, "offloaded", "inside",
+             "ratio", "estimated", "inside", "ratio");
+}
+
+// One operator: measured, and what a plan estimates.
+void compare_with_estimate(Bench& bench, const std::string& name, const LinearOp& op,
+                           LinearEngine& inside) {
+  Step step({op});
+  const auto engine = bench.engine_for(step.ops());
+  const std::vector<double> ms = bench.measure({{&step, engine.engine.get()}, {&step, &inside}});
+  fmt::print("{:>24} {:>10.2f} {:>10.2f} {:>7.2f} {:>10.2f} {:>10.2f} {:>7.2f}\n", name, ms[0],
+             ms[1], ms[0] / ms[1], engine.estimate_ms, engine.inside_estimate_ms,
+             engine.estimate_ms / engine.inside_estimate_ms);
+}
+
+// Layers of the sizes that networks have.
+void compare_layers(Bench& bench) {
+  const auto conv = [&](std::int64_t side, std::int64_t in, std::int64_t out, std::int64_t kernel) {
+    LinearOp op = dense(0, 32, in, out);
+    ConvGeometry& g = op.geometry;
+    g.in_h = g.in_w = g.out_h = g.out_w = side;
+    g.kernel_h = g.kernel_w = kernel;
+    g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = kernel / 2;
+    compare_with_estimate(bench, fmt::format("{0}x{0} {1} to {2}, {3}x{3}", kernel, in, out, side),
+                          op, bench.local());
+  };
+  print_header("layer");
+  conv(32, 16, 16, 3);
+  conv(16, 32, 32, 3);
+  conv(16, 64, 64, 3);
+  conv(8, 128, 128, 3);
+  conv(8, 256, 256, 3);
+  conv(16, 64, 256, 1);
+  conv(8, 512, 128, 1);
+  for (const std::int64_t width : {64, 128, 256, 512, 1024}) {
+    compare_with_estimate(bench, fmt::format("dense {0} to {0}, 2080", width),
+                          dense(0, 2080, width, width), bench.local());
+  }
+}
+
+// Scores and values of attention: tokens x width by tokens x width, and tokens x tokens by
+// width x tokens.
+void compare_attention(Bench& bench, std::int64_t instances, std::int64_t width,
+                       const std::vector<std::int64_t>& token_counts) {
+  fmt::print("{} heads (of all samples) of width {}; ", instances, width);
+  print_header("tokens, product");
+  ProductsInside inside;
+  for (const std::int64_t tokens : token_counts) {
+    for (const bool is_scores : {true, false}) {
+      LinearOp op = is_scores ? dense(0, tokens, width, tokens) : dense(0, tokens, tokens, width);
+      op.instances = instances;
+      op.of_activations = true;
+      compare_with_estimate(
+          bench, fmt::format("{} tokens, {}", tokens, is_scores ? "scores" : "values"), op, inside);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tempo
 
@@ -207,9 +305,18 @@ int main(int argc, char** argv) {
   stack->add_option("-n", n, "in-features")->capture_default_str();
   stack->add_option("-m", m, "out-features of each")->capture_default_str();
   stack->add_option("--layers", layers)->check(CLI::Range(2, 64))->capture_default_str();
+  std::int64_t instances = 128, width = 64;
+  std::vector<std::int64_t> tokens = {65, 128, 197, 256, 384, 512};
+  CLI::App* single = app.add_subcommand("layers", "layers, measured and estimated");
+  CLI::App* attention = app.add_subcommand("attention", "products of two activations, by tokens");
+  attention->add_option("--instances", instances, "samples x heads")->capture_default_str();
+  attention->add_option("--width", width, "of a head")->capture_default_str();
+  attention->add_option("--tokens", tokens)->capture_default_str();
   app.require_subcommand(1);
   CLI11_PARSE(app, argc, argv);
   tempo::Bench bench(workers, repeats);
-  tempo::compare_stack(bench, p, n, m, layers);
+  if (stack->parsed()) tempo::compare_stack(bench, p, n, m, layers);
+  if (single->parsed()) tempo::compare_layers(bench);
+  if (attention->parsed()) tempo::compare_attention(bench, instances, width, tokens);
   return 0;
 }

@@ -138,7 +138,7 @@ void count_traffic(StepMode mode, OpPlan& plan) {
 }
 
 void estimate_costs(const PlanOptions& options, OpPlan& plan) {
-  constexpr double kTypicalRounds = 4;
+  constexpr double kTypicalRounds = 5;
   const ConvGeometry& g = plan.op.geometry;
   const double products =
       options.mode == StepMode::kInference
@@ -146,12 +146,14 @@ void estimate_costs(const PlanOptions& options, OpPlan& plan) {
           : 1.0 + (plan.op.needs_input_gradient ? 1 : 0) + (plan.op.needs_weight_gradient ? 1 : 0);
   plan.local_cost_ms = products * 2.0 * static_cast<double>(plan.op.multiply_adds()) /
                        options.cost.local_flops_per_ns * 1e-6;
-  const double per_round = kTypicalRounds * options.cost.round_ns;
+  const double rounds = kTypicalRounds * options.cost.round_ns;
+  // In training, an operand serves two products, each with checks of its own.
+  const double checks = options.mode == StepMode::kInference ? rounds : 2 * rounds;
   plan.offloaded_cost_ms =
       (static_cast<double>(plan.bytes_to_workers) / sizeof(float) *
-           (options.cost.encode_ns + per_round) +
+           (options.cost.encode_ns + checks) +
        static_cast<double>(plan.bytes_from_workers) / sizeof(float) *
-           (options.cost.decode_ns + per_round) +
+           (options.cost.decode_ns + rounds) +
        static_cast<double>(plan.op.instances * (g.m() + g.n() + g.p())) * options.cost.key_ns +
        static_cast<double>(plan.tasks) * options.cost.task_ns) *
       1e-6;

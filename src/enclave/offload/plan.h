@@ -17,15 +17,15 @@
 
 namespace tempo {
 
-// Costs in nanoseconds on one core, for choosing between enclave and workers. Measured by
-// kernels_bench and local_bench; only their ratios matter.
+// Costs in nanoseconds on one core, for choosing between enclave and workers. Fitted to what
+// offload_bench measures; only their ratios matter.
 struct CostModel {
-  double encode_ns = 1.0;          // an element of an operand, checks included
-  double decode_ns = 1.0;          // an element of a result, checks included
-  double round_ns = 0.1;           // an element and round of checks
-  double key_ns = 35;              // a row or column of a key
-  double task_ns = 2000;           // a task of a worker
-  double local_flops_per_ns = 50;  // dense products inside the enclave
+  double encode_ns = 1.2;          // an element of an operand
+  double decode_ns = 1.2;          // an element of a result
+  double round_ns = 0.13;          // an element and round of checks
+  double key_ns = 50;              // a row or column of a key, and its part of check vectors
+  double task_ns = 1500;           // a task of a worker
+  double local_flops_per_ns = 90;  // dense products inside the enclave
 };
 
 struct PlanOptions {
