@@ -2,7 +2,9 @@
 // The LinearEngine that sends products to untrusted workers. Runs exactly one Plan.
 //
 // Life of an operator in a training step: forward draws its keys, leaves W' and X' resident on the
-// workers and takes Z' back; backward sends D' only, takes one dW' a group and one dX' a tile.
+// workers and takes Z' back; backward sends D' only, takes one dW' a group and one dX' a tile. A
+// stack of layers does so once for all of them; of products of activations, each instance has keys,
+// tiles and groups of its own.
 // A worker that is lost or returns a wrong result is retired for the rest of the job; its tiles are
 // encoded again under the same keys (hence byte for byte the same), checked with new vectors, and
 // go to the next worker, or are done in the enclave when there is none. A row of a result changes

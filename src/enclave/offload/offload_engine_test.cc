@@ -303,16 +303,21 @@ INSTANTIATE_TEST_SUITE_P(Schemes, EveryScheme,
                                           testing::Values(1, 2, 3)));
 
 TEST(OffloadEngine, InferenceLeavesNothingBehind) {
-  const std::vector<Layer> geometries{conv(4, 8, 8, 16, 3, 1, 1), fully_connected(4, 64, 48)};
+  const std::vector<Layer> geometries{conv(4, 8, 8, 16, 3, 1, 1),
+                                      fully_connected(4, 64, 48),
+                                      {fully_connected(4, 64, 0), {20, 40}},
+                                      Layer::product(3, 20, 12, 17)};
   FakeLink link(2, kSharedBytes);
   Job job(geometries, Scheme::kTempo, link);
   std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+  std::vector<Tensors> want(geometries.begin(), geometries.end());
+  job.reference_step(want);
   ASSERT_TRUE(job.engine().begin_step(StepMode::kInference).ok());
   for (std::size_t i = 0; i < geometries.size(); ++i) {
     ASSERT_TRUE(job.engine()
-                    .forward(job.ops()[i], tensors[i].input.data(),
-                             {{tensors[i].weights.data(), nullptr, tensors[i].output.data()}})
+                    .forward(job.ops()[i], tensors[i].input.data(), tensors[i].forward_parts())
                     .ok());
+    EXPECT_LT(relative_error(tensors[i].output, want[i].output), kTolerance);
   }
   ASSERT_TRUE(job.engine().end_step().ok());
   EXPECT_EQ(link.resident(0) + link.resident(1), 0U);

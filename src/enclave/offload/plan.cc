@@ -12,6 +12,8 @@ namespace {
 
 constexpr std::int64_t kMinTileRows = 64;
 constexpr std::int64_t kMinSliceFeatures = 16;  // tensor-parallel slices are not worth less
+// Products of activations in one plan: bounds the plan, and what a worker has to keep apart.
+constexpr std::int64_t kMaxInstances = std::int64_t{1} << 18;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -166,6 +168,8 @@ void place(const PlanOptions& options, OpPlan& plan) {
     plan.reason = "scheme local";
   } else if (widest_row > options.max_slot_bytes / sizeof(float)) {
     plan.reason = "one row is larger than a slot of the ring";
+  } else if (plan.tiles.empty()) {
+    plan.reason = "too many products";
   } else if (options.policy == OffloadPolicy::kNone) {
     plan.reason = "--offload none";
   } else if (options.policy == OffloadPolicy::kAll) {
@@ -274,10 +278,14 @@ std::int64_t OpPlan::longest_gradient() const {
 
 Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& options) {
   Plan plan;
+  std::int64_t instances = 0;
+  std::int64_t largest_right = 0;  // elements of the right operands of an operator
   for (const LinearOp& op : ops) {
     OpPlan entry;
     entry.op = op;
-    if (offloads(options.scheme)) {
+    const bool is_countable = !op.of_activations || op.instances <= kMaxInstances - instances;
+    if (offloads(options.scheme) && is_countable) {
+      if (op.of_activations) instances += op.instances;
       cut_into_tiles(options, entry);
       if (options.mode == StepMode::kTraining) {
         group_gradients(options.max_gradient_inner, entry);
@@ -319,7 +327,12 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
                                 16 * static_cast<std::uint64_t>(g.n() + g.m()) *
                                     static_cast<std::uint64_t>(entry.rounds_forward + 1);
     plan.engine_bytes += bytes * entry.instance_count();
+    if (entry.op.of_activations) {
+      largest_right = std::max(largest_right, entry.op.instances * g.m() * g.n());
+    }
   }
+  // The executor turns right operands into this shape, and their gradients back.
+  plan.engine_bytes += 2 * sizeof(float) * static_cast<std::uint64_t>(largest_right);
   TEMPO_RETURN_IF_ERROR(check_worker_memory(options, plan));
   return plan;
 }

@@ -156,6 +156,19 @@ TEST(Plan, DealsInstancesToWorkers) {
   EXPECT_EQ(plan->multiply_adds, (7 * 65 * 65 + 4 * 300 * 300) * 64);
 }
 
+// A model may ask for more products than anybody could keep book of.
+TEST(Plan, KeepsTooManyProductsInside) {
+  PlanOptions o = options(1);
+  o.policy = OffloadPolicy::kAll;
+  const std::int64_t many = std::int64_t{1} << 32;
+  const auto plan = make_plan({heads(0, 1, 8, 8), heads(1, many, 1, 1), heads(2, 1, 8, 8)}, o);
+  ASSERT_TRUE(plan.ok());
+  EXPECT_TRUE(plan->ops[0].offloaded);
+  EXPECT_TRUE(plan->ops[2].offloaded);
+  EXPECT_FALSE(plan->ops[1].offloaded);
+  EXPECT_TRUE(plan->ops[1].tiles.empty());
+}
+
 TEST(Plan, AutoOffloadsWideHeadsOnly) {
   const auto plan = make_plan({heads(0, 128, 65, 64), heads(1, 128, 512, 256)}, options(2));
   ASSERT_TRUE(plan.ok());
