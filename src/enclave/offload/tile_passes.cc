@@ -17,6 +17,12 @@ constexpr std::size_t kMinChunkRows = 64;
 constexpr std::int64_t kColumnGrain = 256;
 constexpr std::int64_t kBlockRows = 256;  // rows of a product done inside at a time
 
+// Rows of n that a thread takes at a time: waking one for less costs more than it does.
+std::int64_t row_grain(std::size_t n, std::int64_t least) {
+  constexpr std::int64_t kMinChunkElements = 16384;
+  return std::max(least, kMinChunkElements / static_cast<std::int64_t>(n));
+}
+
 // The pointers that a CheckRow wants, over rounds x columns values.
 class RoundPointers {
  public:
@@ -274,18 +280,19 @@ ProductChecks input_gradient_checks(const TileContext& context, RandomSource& ra
   checks.operand_squares.resize(features);
   RoundPointers pointers;
   pointers.append(s, rounds, n);
-  context.pool->parallel_for(
-      static_cast<std::int64_t>(features), 16, [&](std::int64_t begin, std::int64_t end) {
-        std::array<double, kMaxRounds> sums{};
-        for (std::int64_t a = begin; a < end; ++a) {
-          double magnitude = 0;
-          check_row(weights[a], n, pointers.row(nullptr), sums.data(), &magnitude);
-          for (int k = 0; k < rounds; ++k) {
-            checks.operand[k * features + a] = static_cast<float>(sums[k]);
-          }
-          checks.operand_squares[a] = static_cast<float>(magnitude);
-        }
-      });
+  context.pool->parallel_for(static_cast<std::int64_t>(features), row_grain(n, 16),
+                             [&](std::int64_t begin, std::int64_t end) {
+                               std::array<double, kMaxRounds> sums{};
+                               for (std::int64_t a = begin; a < end; ++a) {
+                                 double magnitude = 0;
+                                 check_row(weights[a], n, pointers.row(nullptr), sums.data(),
+                                           &magnitude);
+                                 for (int k = 0; k < rounds; ++k) {
+                                   checks.operand[k * features + a] = static_cast<float>(sums[k]);
+                                 }
+                                 checks.operand_squares[a] = static_cast<float>(magnitude);
+                               }
+                             });
   return checks;
 }
 
@@ -300,14 +307,15 @@ ProductChecks weight_gradient_checks(const TileContext& context, RandomSource& r
 void encode_weights(const TileContext& context, const WeightRows& weights, const AxisKey& m_key,
                     std::byte* out) {
   const auto n = static_cast<std::size_t>(context.geometry->n());
-  context.pool->parallel_for(
-      static_cast<std::int64_t>(weights.size()), 16, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t e = begin; e < end; ++e) {
-          encode_row(weights[m_key.permutation[e]], n, context.n_key->permutation.data(),
-                     context.n_key->reciprocal.data(), m_key.coefficient[e], CheckRow{},
-                     row_of(out, e, n), nullptr, nullptr);
-        }
-      });
+  context.pool->parallel_for(static_cast<std::int64_t>(weights.size()), row_grain(n, 16),
+                             [&](std::int64_t begin, std::int64_t end) {
+                               for (std::int64_t e = begin; e < end; ++e) {
+                                 encode_row(weights[m_key.permutation[e]], n,
+                                            context.n_key->permutation.data(),
+                                            context.n_key->reciprocal.data(), m_key.coefficient[e],
+                                            CheckRow{}, row_of(out, e, n), nullptr, nullptr);
+                               }
+                             });
 }
 
 void encode_input(const TileContext& context, const float* input, const TileRows& rows,
@@ -527,7 +535,7 @@ bool decode_weight_gradient(const TileContext& context, const std::byte* reply,
   std::mutex tally_mutex;
   std::atomic<bool> passed = true;
   const auto features = static_cast<std::int64_t>(d_weights.size());
-  context.pool->parallel_for(features, 8, [&](std::int64_t begin, std::int64_t end) {
+  context.pool->parallel_for(features, row_grain(n, 8), [&](std::int64_t begin, std::int64_t end) {
     AlignedBuffer<float> row(n);
     ToleranceTally chunk_tally;
     for (std::int64_t e = begin; e < end; ++e) {
