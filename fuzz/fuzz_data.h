@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -25,7 +26,7 @@ inline std::vector<std::byte> bytes_of(const std::uint8_t* data, std::size_t siz
   return bytes;
 }
 
-// Every sample, normalised and augmented, and every label of an accepted set.
+// Every sample, normalised and augmented, and every label or target of an accepted set.
 inline void read_all(const Dataset& data) {
   if (data.empty()) return;
   static ThreadPool pool(1);
@@ -43,6 +44,11 @@ inline void read_all(const Dataset& data) {
   TEMPO_ASSERT(!data.has_labels() ||
                static_cast<std::int64_t>(data.labels().size()) == data.size());
   for (const std::int32_t label : data.labels()) TEMPO_ASSERT(label >= 0);
+  std::vector<float> values(static_cast<std::size_t>(data.target_width()));
+  for (std::int64_t i = 0; data.has_target_values() && i < data.size(); ++i) {
+    data.copy_target_values(i, values.data());
+    for (const float value : values) TEMPO_ASSERT(std::isfinite(value));
+  }
 }
 
 inline void load(const char* format, std::vector<NamedFile> files) {

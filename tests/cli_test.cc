@@ -137,7 +137,13 @@ TEST_F(CliTest, BadFlagsAreOneLineAndCode2) {
       job("train", {"-o", "o", "--batch", "many"}),
       job("train", {"-o", "o", "--batch", "0"}),
       job("train", {"-o", "o", "--lr", "nan"}),
-      job("train", {"-o", "o", "--optimizer", "adam"}),
+      job("train", {"-o", "o", "--optimizer", "lion"}),
+      job("train", {"-o", "o", "--loss", "hinge"}),
+      job("train", {"-o", "o", "--loss", "mse", "--label-smoothing", "0.1"}),
+      job("train", {"-o", "o", "--accumulate", "0"}),
+      job("train", {"-o", "o", "--beta2", "1"}),
+      job("train", {"-o", "o", "--freeze", ""}),
+      job("infer", {"--freeze", "stem.*"}),
       job("train", {"-o", "o", "--schedule", "linear"}),
       job("train", {"-o", "o", "--augment", "crop,blur"}),
       job("train", {"-o", "o", "--workers", "2"}),
@@ -169,6 +175,9 @@ TEST_F(CliTest, ErrorsNameTheFlagAndTheHelp) {
   says({"--lr", "-1"}, "--lr");
   says({"--mean", "0.5"}, "--mean");
   says({"--step-epochs", "0"}, "--step-epochs");
+  says({"--clip-norm", "-1"}, "--clip-norm");
+  says({"--loss", "mse", "--label-smoothing", "0.1"}, "--label-smoothing");
+  says({"--train-only", std::string(300, 'x')}, "--train-only");
   says({"--no-such-flag", "0"}, "tempo train --help");
 }
 
@@ -233,10 +242,12 @@ TEST_F(CliTest, AFailedJobKeepsItsReportAndCode) {
 TEST_F(CliTest, AJobFileDoesWhatFlagsDoAndFlagsOverrideIt) {
   const std::string out = directory_.file("o.onnx");
   const std::string file = directory_.write(
-      "job.toml", "model = '" + directory_.file("m.onnx") + "'\ndata = '" + npy() +
-                      "'\nscheme = 'local'\nenclave_program = '" TEMPO_FAKE_ENCLAVE
-                      "'\noutput = '" +
-                      out + "'\nseed = 1001\nkey_real = true\nmean = [0.5]\nstd = [0.25]\n");
+      "job.toml",
+      "model = '" + directory_.file("m.onnx") + "'\ndata = '" + npy() +
+          "'\nscheme = 'local'\nenclave_program = '" TEMPO_FAKE_ENCLAVE "'\noutput = '" + out +
+          "'\nseed = 1001\nkey_real = true\nmean = [0.5]\nstd = [0.25]\n"
+          "optimizer = 'adamw'\nbeta1 = 0.8\nfreeze = ['stem.*', 'b']\n"
+          "freeze_statistics = true\n");
   EXPECT_EQ(run({"train", "--job", file}).code, static_cast<int>(ErrorCode::kBadData));
   const Outcome overridden = run({"train", "--job", file, "--seed", "7"});
   EXPECT_EQ(overridden.code, 0) << overridden.out;

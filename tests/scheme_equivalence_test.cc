@@ -20,7 +20,7 @@
 #include "enclave/offload/fake_link.h"
 #include "enclave/offload/im2col.h"
 #include "enclave/train/loss.h"
-#include "enclave/train/sgd.h"
+#include "enclave/train/optimizer.h"
 
 namespace tempo {
 namespace {
@@ -29,6 +29,12 @@ constexpr std::int64_t kBatch = 16;
 constexpr int kClasses = 10;
 // Slow enough for the loss to stay away from zero, where softmax - onehot is all cancellation.
 constexpr double kLearningRate = 0.01;
+
+OptimizerSpec sgd_spec() {
+  OptimizerSpec spec;
+  spec.weight_decay = 5e-4;
+  return spec;
+}
 
 // Remembers where the inputs of linear operators are zero. Behind a rectifier that is its mask: two
 // runs whose masks differ at one element stand on two sides of a kink of the loss, where gradients
@@ -180,10 +186,11 @@ class Runner {
     std::copy(input.begin(), input.end(), executor_->input().begin());
     EXPECT_TRUE(executor_->forward(number).ok());
     const auto loss =
-        softmax_cross_entropy(executor_->output(), labels, kClasses, executor_->d_output());
+        evaluate_loss({}, executor_->output(), kClasses, {labels, {}},
+                      static_cast<std::int64_t>(labels.size()), executor_->d_output());
     EXPECT_TRUE(loss.ok());
     EXPECT_TRUE(executor_->backward().ok());
-    return loss->mean_loss;
+    return loss->mean_loss();
   }
   std::span<const float> gradient(TensorId id) const { return executor_->gradient(id); }
   const std::vector<std::vector<bool>>& masks() const { return recorder_->masks; }
@@ -467,10 +474,7 @@ TEST(Attention, EveryProductOfAVisionTransformerCanBeOffloaded) {
 
 class SchemeEquivalence : public testing::TestWithParam<std::string> {};
 
-TEST_P(SchemeEquivalence, GradientsAgreeAlongARun) {
-  auto model = make_model(GetParam());
-  ASSERT_TRUE(model.ok()) << model.error().one_line();
-  Graph& graph = model->graph;
+void expect_equal_gradients_along_a_run(Graph& graph, const std::string& name) {
   show_last_mask(graph);
 
   Runner local(graph, "local");
@@ -478,7 +482,8 @@ TEST_P(SchemeEquivalence, GradientsAgreeAlongARun) {
   for (const char* scheme : {"plain", "tempo"}) {
     offloading[scheme] = std::make_unique<Runner>(graph, scheme);
   }
-  auto sgd = Sgd::create(graph, {0.9, 5e-4}, local.pool());
+  const Parameters parameters(graph, local.pool());
+  auto sgd = Optimizer::create(parameters, sgd_spec());
   ASSERT_TRUE(sgd.ok());
 
   constexpr int kPoints = 20;
@@ -507,7 +512,7 @@ TEST_P(SchemeEquivalence, GradientsAgreeAlongARun) {
       }
     }
     if (compared["plain"] >= kPoints && compared["tempo"] >= kPoints) break;
-    sgd->step(kLearningRate, [&](TensorId id) { return local.gradient(id); });
+    sgd->step(kLearningRate, parameters.gradients([&](TensorId id) { return local.gradient(id); }));
     for (Tensor& tensor : graph.tensors) {
       if (tensor.name == "probe.weight")
         std::fill(tensor.floats.begin(), tensor.floats.end(), 0.0F);
@@ -518,9 +523,32 @@ TEST_P(SchemeEquivalence, GradientsAgreeAlongARun) {
     EXPECT_GT(runner->stats().checks_done, 0U);
     EXPECT_EQ(runner->stats().checks_failed, 0U);
     std::printf("%s, %s: largest relative distance of a gradient at %d points: %.2e\n",
-                GetParam().c_str(), scheme.c_str(), compared[scheme], worst[scheme]);
+                name.c_str(), scheme.c_str(), compared[scheme], worst[scheme]);
   }
-  std::printf("%s: %d points lay on a kink and were replaced\n", GetParam().c_str(), kinks);
+  std::printf("%s: %d points lay on a kink and were replaced\n", name.c_str(), kinks);
+}
+
+TEST_P(SchemeEquivalence, GradientsAgreeAlongARun) {
+  auto model = make_model(GetParam());
+  ASSERT_TRUE(model.ok()) << model.error().one_line();
+  expect_equal_gradients_along_a_run(model->graph, GetParam());
+}
+
+// An inverted residual of MobileNetV2 (Sandler et al., 2018): its depthwise convolution stays
+// inside, between products that workers do.
+TEST(GroupedConvolutions, GradientsAgreeAlongARun) {
+  GraphBuilder b;
+  const auto relu6 = [&](TensorId x) {
+    return b.node("Clip", {x, b.filled({}, 0, TensorKind::kConstant),
+                           b.filled({}, 6, TensorKind::kConstant)});
+  };
+  const TensorId x = relu6(b.batch_norm(b.conv(b.input({1, 28, 28}), 1, 16, 3, 2, 1, 0.8F), 16));
+  TensorId y = relu6(b.batch_norm(b.conv(x, 16, 64, 1, 1, 0, 0.6F), 64));
+  y = relu6(b.batch_norm(b.conv(y, 64, 64, 3, 1, 1, 0.8F, false, 64), 64));
+  y = b.batch_norm(b.conv(y, 64, 16, 1, 1, 0, 0.3F), 16);
+  y = b.node("Flatten", {b.node("GlobalAveragePool", {b.add(x, y)})});
+  Graph graph = b.finish(b.gemm(y, 16, kClasses, 0.6F));
+  expect_equal_gradients_along_a_run(graph, "inverted residual");
 }
 
 // The losses of a whole training run in one way of computing.
@@ -529,7 +557,8 @@ std::vector<double> loss_curve(const std::string& kind, const std::string& schem
   auto model = make_model(kind);
   EXPECT_TRUE(model.ok());
   Runner runner(model->graph, scheme, reordered);
-  auto sgd = Sgd::create(model->graph, {0.9, 5e-4}, runner.pool());
+  const Parameters parameters(model->graph, runner.pool());
+  auto sgd = Optimizer::create(parameters, sgd_spec());
   EXPECT_TRUE(sgd.ok());
   std::vector<double> losses;
   std::vector<float> input;
@@ -537,7 +566,8 @@ std::vector<double> loss_curve(const std::string& kind, const std::string& schem
   for (int step = 0; step < kSteps; ++step) {
     make_batch(static_cast<std::uint32_t>(step), 28 * 28, input, labels);
     losses.push_back(runner.step(step, input, labels));
-    sgd->step(kLearningRate, [&](TensorId id) { return runner.gradient(id); });
+    sgd->step(kLearningRate,
+              parameters.gradients([&](TensorId id) { return runner.gradient(id); }));
   }
   EXPECT_EQ(runner.stats().checks_failed, 0U);
   EXPECT_EQ(runner.stats().checks_done > 0, scheme != "local");

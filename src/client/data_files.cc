@@ -13,7 +13,7 @@ Error bad_spec(const std::string& spec) {
   return {ErrorCode::kUsage,
           "not a data set",
           "--data",
-          "fashion-mnist[:DIR], cifar10:DIR or npy:X.npy,Y.npy[,XTEST.npy,YTEST.npy]",
+          "fashion-mnist[:DIR], cifar10:DIR or npy:X.npy[+X2.npy...],Y.npy[,XTEST.npy,YTEST.npy]",
           spec,
           ""};
 }
@@ -63,19 +63,33 @@ Result<DataSource> find_cifar(std::string directory) {
   return source;
 }
 
+// What stands before the separator, which goes too.
+std::string_view take_until(char separator, std::string_view* list) {
+  const std::string_view part = list->substr(0, list->find(separator));
+  list->remove_prefix(std::min(part.size() + 1, list->size()));
+  return part;
+}
+
 Result<DataSource> find_npy(const std::string& spec, std::string_view list, JobKind kind) {
-  constexpr const char* kNames[] = {"x.npy", "y.npy", "x_test.npy", "y_test.npy"};
+  // Two parts of a name, with the number of an input between them.
+  constexpr std::pair<const char*, const char*> kNames[] = {
+      {"x", ".npy"}, {"y", ".npy"}, {"x", "_test.npy"}, {"y", "_test.npy"}};
   DataSource source{"npy", {}};
-  for (std::size_t i = 0; !list.empty(); ++i) {
-    if (i == std::size(kNames)) return bad_spec(spec);
-    const std::size_t comma = std::min(list.find(','), list.size());
-    const std::string path(list.substr(0, comma));
-    list.remove_prefix(std::min(comma + 1, list.size()));
-    if (path.empty()) return bad_spec(spec);
-    source.files.push_back({kNames[i], path, false});
+  std::size_t parts = 0;
+  for (; !list.empty(); ++parts) {
+    if (parts == std::size(kNames)) return bad_spec(spec);
+    std::string_view part = take_until(',', &list);
+    if (part.empty()) return bad_spec(spec);
+    const bool are_samples = parts % 2 == 0;
+    for (std::size_t input = 1; !part.empty(); ++input) {
+      const std::string path(are_samples ? take_until('+', &part) : std::exchange(part, ""));
+      if (path.empty() || input > kMaxModelInputs) return bad_spec(spec);
+      std::string name(kNames[parts].first);
+      if (input > 1) name.append(std::to_string(input));
+      source.files.push_back({name.append(kNames[parts].second), path, false});
+    }
   }
-  const std::size_t count = source.files.size();
-  if (count == 2 || count == 4 || (count == 1 && kind == JobKind::kInfer)) return source;
+  if (parts == 2 || parts == 4 || (parts == 1 && kind == JobKind::kInfer)) return source;
   return bad_spec(spec);
 }
 

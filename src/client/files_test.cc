@@ -136,6 +136,18 @@ TEST(DataFiles, NamesNpyFilesByTheirPlace) {
   EXPECT_EQ(count("npy:" + a + "," + a + "," + a + "," + a + "," + a, JobKind::kTrain), 0U);
   EXPECT_EQ(count("npy:" + a + ",," + a, JobKind::kTrain), 0U);
   EXPECT_EQ(find_data("npy:" + a + "," + a, JobKind::kTrain)->files[1].name, "y.npy");
+  // Several inputs.
+  std::vector<std::string> names;
+  const std::string both = a + "+" + a;
+  const auto source = find_data("npy:" + both + "," + a + "," + both + "," + a, JobKind::kTrain);
+  ASSERT_TRUE(source.ok());
+  for (const DataFile& file : source->files) {
+    names.push_back(file.name);
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"x.npy", "x2.npy", "y.npy", "x_test.npy",
+                                             "x2_test.npy", "y_test.npy"}));
+  EXPECT_EQ(count("npy:" + both + "+" + both + "+" + a + "," + a, JobKind::kTrain), 0U);
+  EXPECT_EQ(count("npy:" + a + "++" + a + "," + a, JobKind::kTrain), 0U);
 }
 
 TEST(DataFiles, RefusesOtherSpecs) {

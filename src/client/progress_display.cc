@@ -45,6 +45,10 @@ std::string progress_line(const Progress& p) {
     add(fmt::format("loss {:.4f}", p.loss));
   }
   if (p.accuracy >= 0) add(fmt::format("accuracy {:.2f} %", 100 * p.accuracy));
+  if (p.top5_accuracy >= 0) add(fmt::format("top-5 {:.2f} %", 100 * p.top5_accuracy));
+  if (p.mean_absolute_error >= 0) {
+    add(fmt::format("mean absolute error {:.4g}", p.mean_absolute_error));
+  }
   if (p.images_per_second > 0) add(fmt::format("{:.0f} images/s", p.images_per_second));
   if (p.checks_done > 0) {
     add(fmt::format("checks {} ({} failed)", p.checks_done, p.checks_failed));
@@ -59,7 +63,8 @@ ProgressDisplay::Style ProgressDisplay::style_of(std::FILE* file) {
 
 bool ProgressDisplay::is_due(const Progress& p) const {
   if (!shown_any_ || p.phase != last_.phase || p.epoch != last_.epoch ||
-      p.accuracy != last_.accuracy || (p.steps > 0 && p.step == p.steps && last_.step != p.step)) {
+      p.accuracy != last_.accuracy || p.mean_absolute_error != last_.mean_absolute_error ||
+      (p.steps > 0 && p.step == p.steps && last_.step != p.step)) {
     return true;
   }
   const auto since = std::chrono::steady_clock::now() - last_time_;

@@ -12,8 +12,8 @@
 
 namespace tempo {
 
-// "epoch 1/2  step 120/469  loss 0.4121  accuracy 86.1 %  312 images/s  checks 5400 (0 failed)
-// ETA 1:05", without what is not known yet.
+// "epoch 1/2  step 120/469  loss 0.4121  accuracy 86.12 %  top-5 99.20 %  312 images/s
+// checks 5400 (0 failed)  ETA 1:05", without what is not known yet or not of this loss.
 std::string progress_line(const Progress& progress);
 
 class ProgressDisplay {

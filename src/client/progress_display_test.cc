@@ -46,6 +46,12 @@ TEST(ProgressLine, SaysWhatIsKnown) {
   EXPECT_EQ(progress_line(p),
             "evaluating  epoch 1/2  step 900/900  accuracy 86.12 %  312 images/s  "
             "checks 54 (0 failed)");
+  p.top5_accuracy = 0.99;
+  EXPECT_NE(progress_line(p).find("accuracy 86.12 %  top-5 99.00 %  312"), std::string::npos);
+  Progress regression = at_step(120);
+  regression.mean_absolute_error = 0.0123456;
+  EXPECT_NE(progress_line(regression).find("loss 0.4124  mean absolute error 0.01235  312"),
+            std::string::npos);
   EXPECT_EQ(progress_line({}), "");
 }
 

@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 
+#include "enclave/graph/onnx_import.h"
 #include "enclave/nn/op.h"
 #include "enclave/server/ops_json.h"
 #include "tools/command.h"
@@ -24,11 +26,13 @@ class OpsCommand final : public Command {
       std::printf("%s\n", ops_to_json(op_table()).c_str());
       return {};
     }
-    fmt::print("{:<20} {:<11} {:<9} {:<13} {}\n", "operator", "from opset", "training", "done by",
-               "restrictions");
+    constexpr const char* kRow = "{:<21} {:<7} {:<7} {:<8} {:<17} {}\n";
+    fmt::print(kRow, "operator", "opsets", "forward", "backward", "where", "notes");
     for (const OpDef& op : op_table()) {
-      fmt::print("{:<20} {:<11} {:<9} {:<13} {}\n", op.type, op.min_opset,
-                 op.has_backward ? "yes" : "no", op.is_linear ? "workers" : "enclave", op.notes);
+      const auto opsets =
+          fmt::format("{}-{}", std::max<std::int64_t>(op.min_opset, kOldestOpset), kNewestOpset);
+      fmt::print(kRow, op.type, opsets, "yes", has_gradient(op) ? "yes" : "none",
+                 op.is_linear ? "worker or enclave" : "enclave", op.notes);
     }
     return {};
   }

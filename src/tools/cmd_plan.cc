@@ -14,7 +14,7 @@ class PlanCommand final : public Command {
     CLI::App* app = tempo.add_subcommand(
         "plan",
         "Show the plan of a training run: where each linear operator is done, its tiles, bytes, "
-        "checks and costs, and the enclave's peak memory.");
+        "checks and costs, the work of all others, and the enclave's peak memory.");
     flags_.add_to(*app);
     app->add_flag("--json", json_, "as JSON");
     return app;

@@ -71,24 +71,69 @@ void JobFlags::add_data_flags(CLI::App& command) {
   command.add_option("--batch", spec.batch, "samples in a batch")->capture_default_str();
 }
 
+// A plan knows those that decide how long the job is, what it computes and how much memory it
+// takes.
 void JobFlags::add_training_flags(CLI::App& command) {
   JobSpec& spec = request_.spec;
-  ScheduleSpec& schedule = spec.schedule;
   command.add_option("--epochs", spec.epochs, "times through the data")->capture_default_str();
-  command.add_option("--steps", spec.steps, "stop after so many batches; 0: do not")
+  command.add_option("--steps", spec.steps, "stop after so many updates; 0: do not")
+      ->capture_default_str();
+  command.add_option("--accumulate", spec.accumulate, "batches in a step, which is one update")
       ->capture_default_str();
   command.add_option("--seed", spec.seed, "of shuffling, augmentation and dropout")
       ->capture_default_str();
-  if (spec.kind != JobKind::kTrain) return;  // a plan knows only how long the job is
+  command.add_option("--optimizer", optimizer_, "how weights are updated")
+      ->check(CLI::IsMember({"sgd", "adam", "adamw"}))
+      ->capture_default_str();
+  command.add_option("--momentum", spec.optimizer.momentum, "of sgd")->capture_default_str();
+  add_freeze_flags(command);
+  if (spec.kind == JobKind::kTrain) add_update_flags(command);
+}
+
+void JobFlags::add_freeze_flags(CLI::App& command) {
+  FreezeSpec& frozen = request_.spec.frozen;
+  constexpr int kMax = static_cast<int>(kMaxPatterns);
+  command
+      .add_option(
+          "--freeze", frozen.freeze,
+          "do not train the parameters (or those of the nodes) that the pattern names, with "
+          "* and ?; may be repeated")
+      ->expected(1, kMax);
+  command
+      .add_option("--train-only", frozen.train_only,
+                  "train only what the pattern names; may be repeated")
+      ->expected(1, kMax);
+  command.add_flag("--freeze-statistics", frozen.statistics,
+                   "frozen BatchNormalizations keep their running statistics, and use them");
+}
+
+void JobFlags::add_update_flags(CLI::App& command) {
+  JobSpec& spec = request_.spec;
+  ScheduleSpec& schedule = spec.schedule;
   command.add_option("--augment", augment_, "crop (pad 4, crop back), flip (left to right)")
       ->delimiter(',')
       ->check(CLI::IsMember({"crop", "flip"}));
-  command.add_option("--optimizer", optimizer_, "how weights are updated")
-      ->check(CLI::IsMember({"sgd"}))
+  command
+      .add_option("--loss", loss_,
+                  "cross-entropy of classes, mse of values, bce: binary cross-entropy with logits")
+      ->check(CLI::IsMember({"cross-entropy", "mse", "bce"}))
+      ->capture_default_str();
+  command
+      .add_option("--label-smoothing", spec.label_smoothing,
+                  "cross-entropy: the share that goes to all classes alike")
       ->capture_default_str();
   command.add_option("--lr", spec.learning_rate, "learning rate")->capture_default_str();
-  command.add_option("--momentum", spec.momentum, "of the optimizer")->capture_default_str();
-  command.add_option("--weight-decay", spec.weight_decay, "of the optimizer")
+  command.add_option("--beta1", spec.optimizer.beta1, "adam, adamw: of the gradient's mean")
+      ->capture_default_str();
+  command.add_option("--beta2", spec.optimizer.beta2, "adam, adamw: of its square's mean")
+      ->capture_default_str();
+  command.add_option("--epsilon", spec.optimizer.epsilon, "adam, adamw: added to the divisor")
+      ->capture_default_str();
+  command.add_option("--weight-decay", spec.optimizer.weight_decay, "of the optimizer")
+      ->capture_default_str();
+  command
+      .add_option("--clip-norm", spec.clip_norm,
+                  "largest norm of the gradients of a step together; 0: any")
       ->capture_default_str();
   command.add_option("--schedule", schedule_, "of the learning rate")
       ->check(CLI::IsMember({"constant", "step", "cosine"}))
@@ -174,6 +219,12 @@ Status JobFlags::fill_spec(JobSpec& spec) const {
   const auto schedule = parse_schedule_kind(schedule_);
   if (!schedule) return schedule.error();
   spec.schedule.kind = *schedule;
+  const auto optimizer = parse_optimizer_kind(optimizer_);
+  if (!optimizer) return optimizer.error();
+  spec.optimizer.kind = *optimizer;
+  const auto loss = parse_loss_kind(loss_);
+  if (!loss) return loss.error();
+  spec.loss = *loss;
   const auto offload = parse_offload_policy(offload_);
   if (!offload) return offload.error();
   spec.offload = *offload;

@@ -18,7 +18,7 @@ class JobFlags {
  public:
   explicit JobFlags(JobKind kind) { request_.spec.kind = kind; }
 
-  // Model, data, scheme, workers, checks; for kTrain also what only training knows.
+  // Model, data, scheme, workers, checks; for kTrain and kPlan also how it is trained.
   void add_to(CLI::App& command);
   // After parsing. Error kUsage for flags that are missing or make no sense together.
   Result<JobRequest> request() const;
@@ -26,6 +26,8 @@ class JobFlags {
  private:
   void add_data_flags(CLI::App& command);
   void add_training_flags(CLI::App& command);
+  void add_update_flags(CLI::App& command);
+  void add_freeze_flags(CLI::App& command);
   void add_protection_flags(CLI::App& command);
   void add_machine_flags(CLI::App& command);
   Status fill_spec(JobSpec& spec) const;
@@ -33,6 +35,7 @@ class JobFlags {
   JobRequest request_;
   std::string job_file_;
   std::string optimizer_ = "sgd";
+  std::string loss_ = "cross-entropy";
   std::string schedule_ = "constant";
   std::string offload_ = "auto";
   std::string on_tamper_ = "continue";

@@ -100,6 +100,15 @@ std::string job_summary(const JobRequest& request, const JobResult& result) {
         fmt::format("{:.2f} % of the {}", 100 * accuracy->back().get<double>(),
                     request.spec.kind == JobKind::kInfer ? "samples" : "test set"));
   }
+  if (const Json* top5 = report.list("/top5_accuracy");
+      top5 != nullptr && top5->back().is_number()) {
+    add(text, "Top 5", fmt::format("{:.2f} % of the test set", 100 * top5->back().get<double>()));
+  }
+  if (const Json* error = report.list("/mean_absolute_error");
+      error != nullptr && error->back().is_number()) {
+    add(text, "Error",
+        fmt::format("{:.4g} mean absolute, on the test set", error->back().get<double>()));
+  }
   add(text, "Speed",
       fmt::format("{:.1f} images/s; enclave {:.1f} CPU s, peak memory {}",
                   report.number("/images_per_second"), report.number("/enclave_cpu_s"),

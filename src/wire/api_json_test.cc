@@ -36,8 +36,8 @@ TEST(ErrorJson, RefusesOtherText) {
 }
 
 TEST(ProgressJson, CarriesEveryMember) {
-  const Progress p = {"training", 2,     3,     41,   90, 0.625,
-                      0.75,       123.5, 17.25, 1000, 1,  "worker 1 lost"};
+  const Progress p = {"training", 2,     3,     41,    90,   0.625, 0.75,
+                      0.875,      1.125, 123.5, 17.25, 1000, 1,     "worker 1 lost"};
   const auto back = progress_from_json(progress_to_json(p));
   ASSERT_TRUE(back);
   EXPECT_EQ(back->phase, p.phase);
@@ -47,6 +47,8 @@ TEST(ProgressJson, CarriesEveryMember) {
   EXPECT_EQ(back->steps, p.steps);
   EXPECT_EQ(back->loss, p.loss);
   EXPECT_EQ(back->accuracy, p.accuracy);
+  EXPECT_EQ(back->top5_accuracy, p.top5_accuracy);
+  EXPECT_EQ(back->mean_absolute_error, p.mean_absolute_error);
   EXPECT_EQ(back->images_per_second, p.images_per_second);
   EXPECT_EQ(back->eta_s, p.eta_s);
   EXPECT_EQ(back->checks_done, p.checks_done);

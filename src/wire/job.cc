@@ -6,7 +6,7 @@
 namespace tempo {
 namespace {
 
-constexpr std::array<std::string_view, 14> kDataFileNames = {
+constexpr std::array<std::string_view, 20> kDataFileNames = {
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte",
@@ -21,6 +21,12 @@ constexpr std::array<std::string_view, 14> kDataFileNames = {
     "y.npy",
     "x_test.npy",
     "y_test.npy",
+    "x2.npy",
+    "x2_test.npy",
+    "x3.npy",
+    "x3_test.npy",
+    "x4.npy",
+    "x4_test.npy",
 };
 
 constexpr std::array<std::string_view, 3> kDataFormats = {"fashion-mnist", "cifar10", "npy"};
@@ -53,6 +59,16 @@ constexpr std::array<Named<ScheduleKind>, 3> kScheduleKinds = {{
 constexpr std::array<Named<ExportForm>, 2> kExportForms = {{
     {ExportForm::kInference, "inference"},
     {ExportForm::kTraining, "training"},
+}};
+constexpr std::array<Named<OptimizerKind>, 3> kOptimizerKinds = {{
+    {OptimizerKind::kSgd, "sgd"},
+    {OptimizerKind::kAdam, "adam"},
+    {OptimizerKind::kAdamW, "adamw"},
+}};
+constexpr std::array<Named<LossKind>, 3> kLossKinds = {{
+    {LossKind::kCrossEntropy, "cross-entropy"},
+    {LossKind::kMse, "mse"},
+    {LossKind::kBce, "bce"},
 }};
 
 template <class Enum, std::size_t N>
@@ -143,6 +159,39 @@ Status check_schedule(const ScheduleSpec& schedule) {
   return check_real("schedule.final_fraction", schedule.final_fraction, 0, 1);
 }
 
+Status check_optimizer(const OptimizerSpec& optimizer) {
+  constexpr double kBelowOne = 1 - 1e-9;  // a beta of 1 would divide by zero
+  TEMPO_RETURN_IF_ERROR(check_real("momentum", optimizer.momentum, 0, 1));
+  TEMPO_RETURN_IF_ERROR(check_real("beta1", optimizer.beta1, 0, kBelowOne));
+  TEMPO_RETURN_IF_ERROR(check_real("beta2", optimizer.beta2, 0, kBelowOne));
+  TEMPO_RETURN_IF_ERROR(check_real("epsilon", optimizer.epsilon, 1e-30, 1));
+  return check_real("weight_decay", optimizer.weight_decay, 0, 1e3);
+}
+
+Status check_loss(const JobSpec& spec) {
+  TEMPO_RETURN_IF_ERROR(check_real("label_smoothing", spec.label_smoothing, 0, 1));
+  if (spec.label_smoothing == 0 || spec.loss == LossKind::kCrossEntropy) return {};
+  return Error{ErrorCode::kUsage,
+               "only cross-entropy knows label smoothing",
+               "label_smoothing",
+               "0",
+               number_text(spec.label_smoothing),
+               ""};
+}
+
+Status check_patterns(const char* where, const std::vector<std::string>& patterns) {
+  if (patterns.size() > kMaxPatterns) {
+    return out_of_range(where, "at most " + std::to_string(kMaxPatterns) + " patterns",
+                        std::to_string(patterns.size()));
+  }
+  for (const std::string& pattern : patterns) {
+    if (!pattern.empty() && pattern.size() <= kMaxPatternBytes) continue;
+    return out_of_range(where, "1 to " + std::to_string(kMaxPatternBytes) + " bytes a pattern",
+                        std::to_string(pattern.size()));
+  }
+  return {};
+}
+
 }  // namespace
 
 std::span<const std::string_view> data_file_names() {
@@ -167,6 +216,12 @@ std::string_view schedule_kind_name(ScheduleKind kind) {
 std::string_view export_form_name(ExportForm form) {
   return name_of(kExportForms, form);
 }
+std::string_view optimizer_kind_name(OptimizerKind kind) {
+  return name_of(kOptimizerKinds, kind);
+}
+std::string_view loss_kind_name(LossKind kind) {
+  return name_of(kLossKinds, kind);
+}
 
 Result<JobKind> parse_job_kind(std::string_view name) {
   return value_of(kJobKinds, "kind", name);
@@ -183,17 +238,27 @@ Result<ScheduleKind> parse_schedule_kind(std::string_view name) {
 Result<ExportForm> parse_export_form(std::string_view name) {
   return value_of(kExportForms, "export_form", name);
 }
+Result<OptimizerKind> parse_optimizer_kind(std::string_view name) {
+  return value_of(kOptimizerKinds, "optimizer", name);
+}
+Result<LossKind> parse_loss_kind(std::string_view name) {
+  return value_of(kLossKinds, "loss", name);
+}
 
 Status check_job(const JobSpec& spec) {
   TEMPO_RETURN_IF_ERROR(check_scheme_text(spec.scheme));
   TEMPO_RETURN_IF_ERROR(check_data(spec.data, spec.kind));
   TEMPO_RETURN_IF_ERROR(check_schedule(spec.schedule));
+  TEMPO_RETURN_IF_ERROR(check_optimizer(spec.optimizer));
+  TEMPO_RETURN_IF_ERROR(check_loss(spec));
   TEMPO_RETURN_IF_ERROR(check_integer("batch", spec.batch, 1, 65'536));
+  TEMPO_RETURN_IF_ERROR(check_integer("accumulate", spec.accumulate, 1, 65'536));
   TEMPO_RETURN_IF_ERROR(check_integer("epochs", spec.epochs, 0, 1'000'000));
   TEMPO_RETURN_IF_ERROR(check_integer("steps", spec.steps, 0, 1'000'000'000));
   TEMPO_RETURN_IF_ERROR(check_real("learning_rate", spec.learning_rate, 0, 1e6));
-  TEMPO_RETURN_IF_ERROR(check_real("momentum", spec.momentum, 0, 1));
-  TEMPO_RETURN_IF_ERROR(check_real("weight_decay", spec.weight_decay, 0, 1e3));
+  TEMPO_RETURN_IF_ERROR(check_real("clip_norm", spec.clip_norm, 0, 1e6));
+  TEMPO_RETURN_IF_ERROR(check_patterns("freeze", spec.frozen.freeze));
+  TEMPO_RETURN_IF_ERROR(check_patterns("train_only", spec.frozen.train_only));
   TEMPO_RETURN_IF_ERROR(check_integer("threads", spec.threads, 0, 1024));
   // Above 2^24 an integer coefficient is no longer exact in single precision.
   TEMPO_RETURN_IF_ERROR(check_integer("key_range", spec.key_range, 1, 1 << 24));

@@ -19,6 +19,8 @@ enum class OffloadPolicy { kAuto, kAll, kNone };
 enum class TamperPolicy { kContinue, kAbort };
 enum class ScheduleKind { kConstant, kStep, kCosine };
 enum class ExportForm { kInference, kTraining };
+enum class OptimizerKind { kSgd, kAdam, kAdamW };
+enum class LossKind { kCrossEntropy, kMse, kBce };
 
 // A file that belongs to a job, as the client uploaded it: untrusted bytes under a name from
 // data_file_names().
@@ -33,6 +35,22 @@ struct ScheduleSpec {
   int step_epochs = 30;      // kStep: multiply by step_gamma every so many epochs
   double step_gamma = 0.1;
   double final_fraction = 0;  // kCosine: ends at this fraction of the base rate
+};
+
+struct OptimizerSpec {
+  OptimizerKind kind = OptimizerKind::kSgd;
+  double momentum = 0.9;  // kSgd
+  double beta1 = 0.9;     // kAdam, kAdamW
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0;
+};
+
+// Patterns are globs (* and ?) on the names of parameters and of the nodes that read them.
+struct FreezeSpec {
+  std::vector<std::string> freeze;      // not trained
+  std::vector<std::string> train_only;  // the only ones that are; empty: all
+  bool statistics = false;  // BatchNormalizations whose scale and bias are frozen keep theirs
 };
 
 struct DataSpec {
@@ -50,11 +68,15 @@ struct JobSpec {
   TamperPolicy on_tamper = TamperPolicy::kContinue;
   DataSpec data;
   std::int64_t batch = 128;
+  std::int64_t accumulate = 1;  // batches in a step
   std::int64_t epochs = 1;
   std::int64_t steps = 0;  // 0: no limit besides epochs
+  LossKind loss = LossKind::kCrossEntropy;
+  double label_smoothing = 0;  // kCrossEntropy
+  OptimizerSpec optimizer;
   double learning_rate = 0.05;
-  double momentum = 0.9;
-  double weight_decay = 0;
+  double clip_norm = 0;  // of the whole gradient; 0: not clipped
+  FreezeSpec frozen;
   ScheduleSpec schedule;
   std::uint64_t seed = 0;
   int threads = 0;  // 0: as many as there are cores
@@ -74,12 +96,18 @@ struct JobSpec {
 
 // Every name that a NamedFile may have.
 std::span<const std::string_view> data_file_names();
+inline constexpr std::size_t kMaxModelInputs = 4;  // a file each, of npy data
 // The data formats that DataSpec::format may name.
 std::span<const std::string_view> data_formats();
 
 inline constexpr std::size_t kMaxJobJsonBytes = std::size_t{64} * 1024;
 
-// One JSON object whose keys are the members above; enums by the names below.
+// More, and longer ones, are refused.
+inline constexpr std::size_t kMaxPatterns = 64;
+inline constexpr std::size_t kMaxPatternBytes = 256;
+
+// One JSON object whose keys are the members above, those of `optimizer` and `frozen` among them;
+// enums by the names below.
 std::string job_to_json(const JobSpec& spec);
 // Comes from outside. Keys that are left out keep their defaults; unknown keys, other types and
 // values out of range are refused. Error kUsage, `where` = the key ("schedule.kind").
@@ -92,11 +120,15 @@ std::string_view offload_policy_name(OffloadPolicy policy);  // auto, all, none
 std::string_view tamper_policy_name(TamperPolicy policy);    // continue, abort
 std::string_view schedule_kind_name(ScheduleKind kind);      // constant, step, cosine
 std::string_view export_form_name(ExportForm form);          // inference, training
+std::string_view optimizer_kind_name(OptimizerKind kind);    // sgd, adam, adamw
+std::string_view loss_kind_name(LossKind kind);              // cross-entropy, mse, bce
 // Error kUsage lists the names.
 Result<JobKind> parse_job_kind(std::string_view name);
 Result<OffloadPolicy> parse_offload_policy(std::string_view name);
 Result<TamperPolicy> parse_tamper_policy(std::string_view name);
 Result<ScheduleKind> parse_schedule_kind(std::string_view name);
 Result<ExportForm> parse_export_form(std::string_view name);
+Result<OptimizerKind> parse_optimizer_kind(std::string_view name);
+Result<LossKind> parse_loss_kind(std::string_view name);
 
 }  // namespace tempo

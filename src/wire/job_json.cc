@@ -40,6 +40,15 @@ class ObjectReader {
       value.push_back(static_cast<float>(entry.get<double>()));
     }
   }
+  void field(const char* key, std::vector<std::string>& value) {
+    const Json* json = find(key, "a list of texts", &Json::is_array);
+    if (json == nullptr) return;
+    value.clear();
+    for (const Json& entry : *json) {
+      if (!entry.is_string()) return fail(key, "a list of texts", entry.type_name());
+      value.push_back(entry.get<std::string>());
+    }
+  }
   template <std::integral Int>
   void field(const char* key, Int& value) {
     const Json* json = find(key, "a whole number", &Json::is_number_integer);
@@ -168,11 +177,22 @@ void describe_job(Visitor& v, Spec& spec) {
   v.named("on_tamper", spec.on_tamper, tamper_policy_name, parse_tamper_policy);
   v.object("data", spec.data, [](auto& visitor, auto& data) { describe_data(visitor, data); });
   v.field("batch", spec.batch);
+  v.field("accumulate", spec.accumulate);
   v.field("epochs", spec.epochs);
   v.field("steps", spec.steps);
+  v.named("loss", spec.loss, loss_kind_name, parse_loss_kind);
+  v.field("label_smoothing", spec.label_smoothing);
+  v.named("optimizer", spec.optimizer.kind, optimizer_kind_name, parse_optimizer_kind);
+  v.field("momentum", spec.optimizer.momentum);
+  v.field("beta1", spec.optimizer.beta1);
+  v.field("beta2", spec.optimizer.beta2);
+  v.field("epsilon", spec.optimizer.epsilon);
+  v.field("weight_decay", spec.optimizer.weight_decay);
   v.field("learning_rate", spec.learning_rate);
-  v.field("momentum", spec.momentum);
-  v.field("weight_decay", spec.weight_decay);
+  v.field("clip_norm", spec.clip_norm);
+  v.field("freeze", spec.frozen.freeze);
+  v.field("train_only", spec.frozen.train_only);
+  v.field("freeze_statistics", spec.frozen.statistics);
   v.object("schedule", spec.schedule,
            [](auto& visitor, auto& schedule) { describe_schedule(visitor, schedule); });
   v.field("seed", spec.seed);

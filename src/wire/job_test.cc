@@ -28,8 +28,11 @@ JobSpec unusual_job() {
   spec.epochs = 3;
   spec.steps = 11;
   spec.learning_rate = 0.1;
-  spec.momentum = 0.25;
-  spec.weight_decay = 5e-4;
+  spec.accumulate = 5;
+  spec.label_smoothing = 0.125;
+  spec.optimizer = {OptimizerKind::kAdamW, 0.25, 0.8, 0.99, 1e-6, 5e-4};
+  spec.clip_norm = 2.5;
+  spec.frozen = {{"stem.*", "a\"b"}, {"head.?"}, true};
   spec.schedule = {ScheduleKind::kCosine, 1.5, 4, 0.2, 0.01};
   spec.seed = std::numeric_limits<std::uint64_t>::max();
   spec.threads = 3;
@@ -60,8 +63,19 @@ TEST(JobJson, CarriesEveryMember) {
   EXPECT_EQ(back->epochs, spec.epochs);
   EXPECT_EQ(back->steps, spec.steps);
   EXPECT_EQ(back->learning_rate, spec.learning_rate);
-  EXPECT_EQ(back->momentum, spec.momentum);
-  EXPECT_EQ(back->weight_decay, spec.weight_decay);
+  EXPECT_EQ(back->accumulate, spec.accumulate);
+  EXPECT_EQ(back->loss, spec.loss);
+  EXPECT_EQ(back->label_smoothing, spec.label_smoothing);
+  EXPECT_EQ(back->optimizer.kind, spec.optimizer.kind);
+  EXPECT_EQ(back->optimizer.momentum, spec.optimizer.momentum);
+  EXPECT_EQ(back->optimizer.beta1, spec.optimizer.beta1);
+  EXPECT_EQ(back->optimizer.beta2, spec.optimizer.beta2);
+  EXPECT_EQ(back->optimizer.epsilon, spec.optimizer.epsilon);
+  EXPECT_EQ(back->optimizer.weight_decay, spec.optimizer.weight_decay);
+  EXPECT_EQ(back->clip_norm, spec.clip_norm);
+  EXPECT_EQ(back->frozen.freeze, spec.frozen.freeze);
+  EXPECT_EQ(back->frozen.train_only, spec.frozen.train_only);
+  EXPECT_EQ(back->frozen.statistics, spec.frozen.statistics);
   EXPECT_EQ(back->schedule.kind, spec.schedule.kind);
   EXPECT_EQ(back->schedule.warmup_epochs, spec.schedule.warmup_epochs);
   EXPECT_EQ(back->schedule.step_epochs, spec.schedule.step_epochs);
@@ -76,6 +90,33 @@ TEST(JobJson, CarriesEveryMember) {
   EXPECT_EQ(back->binary_checks, spec.binary_checks);
   EXPECT_EQ(back->memory_limit_bytes, spec.memory_limit_bytes);
   EXPECT_EQ(back->export_form, spec.export_form);
+}
+
+TEST(JobJson, CarriesEveryLossAndOptimizer) {
+  JobSpec spec = valid_job();
+  for (const LossKind loss : {LossKind::kCrossEntropy, LossKind::kMse, LossKind::kBce}) {
+    spec.loss = loss;
+    const auto back = job_from_json(job_to_json(spec));
+    ASSERT_TRUE(back.ok());
+    EXPECT_EQ(back->loss, loss);
+  }
+  for (const OptimizerKind kind :
+       {OptimizerKind::kSgd, OptimizerKind::kAdam, OptimizerKind::kAdamW}) {
+    spec.optimizer.kind = kind;
+    const auto back = job_from_json(job_to_json(spec));
+    ASSERT_TRUE(back.ok());
+    EXPECT_EQ(back->optimizer.kind, kind);
+  }
+}
+
+TEST(JobJson, RefusesTooManyAndTooLongPatterns) {
+  JobSpec spec = valid_job();
+  spec.frozen.freeze.assign(kMaxPatterns, std::string(kMaxPatternBytes, 'a'));
+  EXPECT_TRUE(check_job(spec).ok());
+  spec.frozen.freeze[0] += 'a';
+  EXPECT_FALSE(check_job(spec).ok());
+  spec.frozen.freeze.assign(kMaxPatterns + 1, "a");
+  EXPECT_FALSE(check_job(spec).ok());
 }
 
 TEST(JobJson, MissingKeysKeepTheirDefaults) {
@@ -120,6 +161,19 @@ INSTANTIATE_TEST_SUITE_P(
         BadJob{R"({"learning_rate": 1e400, "data": {"format": "npy"}})", ""},
         BadJob{R"({"learning_rate": -0.1, "data": {"format": "npy"}})", "learning_rate"},
         BadJob{R"({"momentum": 2, "data": {"format": "npy"}})", "momentum"},
+        BadJob{R"({"accumulate": 0, "data": {"format": "npy"}})", "accumulate"},
+        BadJob{R"({"optimizer": "lion", "data": {"format": "npy"}})", "optimizer"},
+        BadJob{R"({"beta1": 1, "data": {"format": "npy"}})", "beta1"},
+        BadJob{R"({"beta2": -0.5, "data": {"format": "npy"}})", "beta2"},
+        BadJob{R"({"epsilon": 0, "data": {"format": "npy"}})", "epsilon"},
+        BadJob{R"({"clip_norm": -1, "data": {"format": "npy"}})", "clip_norm"},
+        BadJob{R"({"loss": "hinge", "data": {"format": "npy"}})", "loss"},
+        BadJob{R"({"label_smoothing": 1.5, "data": {"format": "npy"}})", "label_smoothing"},
+        BadJob{R"({"loss": "mse", "label_smoothing": 0.1, "data": {"format": "npy"}})",
+               "label_smoothing"},
+        BadJob{R"({"freeze": "stem", "data": {"format": "npy"}})", "freeze"},
+        BadJob{R"({"freeze": [1], "data": {"format": "npy"}})", "freeze"},
+        BadJob{R"({"train_only": [""], "data": {"format": "npy"}})", "train_only"},
         BadJob{R"({"scheme": "Tempo; rm", "data": {"format": "npy"}})", "scheme"},
         BadJob{R"({"key_range": 0, "data": {"format": "npy"}})", "key_range"},
         BadJob{R"({"soundness_t": 0, "data": {"format": "npy"}})", "soundness_t"},

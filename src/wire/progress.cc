@@ -45,6 +45,8 @@ std::string progress_to_json(const Progress& p) {
                {"steps", p.steps},
                {"loss", finite(p.loss)},
                {"accuracy", finite(p.accuracy)},
+               {"top5_accuracy", finite(p.top5_accuracy)},
+               {"mean_absolute_error", finite(p.mean_absolute_error)},
                {"images_per_second", finite(p.images_per_second)},
                {"eta_s", finite(p.eta_s)},
                {"checks_done", p.checks_done},
@@ -64,6 +66,8 @@ std::optional<Progress> progress_from_json(std::string_view text) {
   read(json, "steps", p.steps);
   read(json, "loss", p.loss);
   read(json, "accuracy", p.accuracy);
+  read(json, "top5_accuracy", p.top5_accuracy);
+  read(json, "mean_absolute_error", p.mean_absolute_error);
   read(json, "images_per_second", p.images_per_second);
   read(json, "eta_s", p.eta_s);
   read(json, "checks_done", p.checks_done);

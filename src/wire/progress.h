@@ -17,7 +17,10 @@ struct Progress {
   std::int64_t step = 0;   // done, over the whole job
   std::int64_t steps = 0;  // of the whole job
   double loss = 0;         // of the last step
-  double accuracy = -1;    // 0..1, of the last evaluation; negative: none yet
+  // Of the last evaluation; negative: none yet, or not of this loss.
+  double accuracy = -1;  // 0..1
+  double top5_accuracy = -1;
+  double mean_absolute_error = -1;
   double images_per_second = 0;
   double eta_s = -1;  // seconds to go; negative: unknown
   std::uint64_t checks_done = 0;

@@ -241,6 +241,8 @@ std::optional<FoldedInts> fold_node(const Node& node,
     }
     std::optional<Folded> value = rule->apply(node, operands);
     if (!value || value->values.size() > kMaxFoldedInts) return std::nullopt;
+    // As many as samples: for a node of the graph to make.
+    if (batch > 0 && value->values.size() != out.at[0].size()) return std::nullopt;
     out.is_scalar = value->is_scalar;
     out.at[batch] = std::move(value->values);
   }
@@ -258,6 +260,16 @@ std::optional<FoldedInts> fold_shape(const Node& node, const PerBatch<Shape>& in
       std::max(start, clamp(node.int_or("end", std::numeric_limits<std::int64_t>::max())));
   for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
     out.at[batch].assign(input[batch].begin() + start, input[batch].begin() + end);
+  }
+  return out;
+}
+
+std::optional<FoldedInts> fold_size(const PerBatch<Shape>& input) {
+  FoldedInts out{true, {}};
+  for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
+    const std::int64_t count = bounded_element_count(input[batch]);
+    if (count < 0) return std::nullopt;
+    out.at[batch] = {count};
   }
   return out;
 }

@@ -35,9 +35,11 @@ inline constexpr std::size_t kMaxFoldedInts = 64;
 bool is_foldable(const std::string& op_type);
 
 // The node's output for inputs that are all known (null: absent), or nothing when it cannot be
-// known. Never for Shape, which is next.
+// known. Never for Shape and Size, which are next.
 std::optional<FoldedInts> fold_node(const Node& node, const std::vector<const FoldedInts*>& inputs);
 std::optional<FoldedInts> fold_shape(const Node& node, const PerBatch<Shape>& input);
+// The number of elements.
+std::optional<FoldedInts> fold_size(const PerBatch<Shape>& input);
 
 // Reshape's target for any batch size, with 0 (copy the input's dimension) or -1 (the rest) where
 // the batch stands. `fixed_batch`: the batch size that the file was exported with, or kBatchDim; a

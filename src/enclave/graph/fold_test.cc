@@ -101,6 +101,15 @@ TEST(Fold, ArithmeticRefusesOverflowAndDivisionByZero) {
   EXPECT_EQ(run(node_of("Add"), {list({1, 2}), list({1, 2, 3})}), Ints{-999});
 }
 
+TEST(Fold, SizeIsTheNumberOfElements) {
+  const std::optional<FoldedInts> size = fold_size(image(3, 8, 9));
+  ASSERT_TRUE(size);
+  EXPECT_TRUE(size->is_scalar);
+  EXPECT_EQ(size->at[1], Ints{kProbeBatches[1] * 3 * 8 * 9});
+  const std::int64_t huge = std::int64_t{1} << 40;
+  EXPECT_FALSE(fold_size(PerBatch<Shape>{Shape{huge, huge}, Shape{huge, huge}}));
+}
+
 TEST(Fold, CastKeepsWhatFits) {
   Node cast = node_of("Cast");
   cast.attributes["to"].value = std::int64_t{6};

@@ -44,7 +44,8 @@ enum class DataType { kFloat32, kInt64 };  // integers and flags of all sorts ar
 // How `Tensor::floats` relates to the ONNX initializer.
 enum class Storage {
   kOnnx,         // as in the file
-  kConvWeights,  // ONNX (O, I, kh, kw) stored as (O, kh, kw, I): an m x n matrix, n = kh*kw*I
+  kConvWeights,  // ONNX (O, I, kh, kw) stored as (O, kh, kw, I): an m x n matrix, n = kh*kw*I;
+                 // I: input channels of one group
   kTransposed,   // ONNX (n, m) stored as (m, n): Gemm with transB=0, MatMul
 };
 

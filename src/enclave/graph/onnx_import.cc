@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <cctype>
 #include <optional>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "enclave/graph/fold.h"
 #include "enclave/graph/infer_node.h"
+#include "enclave/graph/onnx_attention.h"
+#include "enclave/graph/onnx_decompose.h"
 #include "enclave/graph/onnx_order.h"
 #include "enclave/graph/onnx_rewrite.h"
 #include "enclave/graph/onnx_schema.h"
@@ -85,6 +88,7 @@ class Importer {
     for (const int position : order_.order) TEMPO_RETURN_IF_ERROR(add_node(position));
     if (unsupported_count_ > 0) return unsupported_nodes();
     TEMPO_RETURN_IF_ERROR(add_outputs());
+    hold_what_no_gradient_reaches();
     out_.homes = rewrite_for_export(&model_, order_.order, values_.take_homes());
     return std::move(out_);
   }
@@ -162,18 +166,22 @@ class Importer {
     if (model_.graph().output_size() == 0) return bad_model("the graph has no output", "");
     for (const onnx::ValueInfoProto& output : model_.graph().output()) {
       const Value& value = values_.at(output.name());
-      if (!value.is_activation()) {
+      if (sequences_.contains(output.name())) {
+        return unsupported_model("a graph output is a sequence", output.name(),
+                                 "give its elements as outputs");
+      }
+      const std::optional<PerBatch<Shape>> shape = values_.shapes_of(output.name());
+      if (!shape || (!value.is_activation() && options_.has_batch)) {
         return unsupported_model("a graph output does not depend on the input", output.name(),
                                  "remove that output");
       }
-      const PerBatch<Shape>& shape = *values_.shapes(value.id);
       for (std::size_t batch = 0; options_.has_batch && batch < kProbeBatches.size(); ++batch) {
-        if (shape[batch].empty() || shape[batch][0] != kProbeBatches[batch]) {
+        if ((*shape)[batch].empty() || (*shape)[batch][0] != kProbeBatches[batch]) {
           return unsupported_model("a graph output does not have the batch as first dimension",
                                    output.name(), "export the model with a symbolic batch size");
         }
       }
-      Result<TensorId> id = output_tensor(output.name(), value.id, shape[0].size());
+      Result<TensorId> id = output_tensor(output.name(), value.id, (*shape)[0].size());
       if (!id) return id.error();
       out_.graph.outputs.push_back(*id);
     }
@@ -182,8 +190,8 @@ class Importer {
 
   // Outputs are in ONNX's order and made by a node, whatever else touches them.
   Result<TensorId> output_tensor(const std::string& name, TensorId id, std::size_t rank) {
-    const bool is_made =
-        out_.graph.tensors[static_cast<std::size_t>(id)].kind == TensorKind::kActivation;
+    const bool is_made = id != kNoTensor && out_.graph.tensors[static_cast<std::size_t>(id)].kind ==
+                                                TensorKind::kActivation;
     if (is_made && rank != 4) return id;
     Node identity{
         .op_type = "Identity", .name = fresh_name(name + "/output"), .opset = out_.graph.opset};
@@ -192,6 +200,28 @@ class Importer {
     const TensorId made = values_.at(result).id;
     out_.graph.tensors[static_cast<std::size_t>(made)].name = name;
     return made;
+  }
+
+  // A mask that is compared, say: no training would change it, but weight decay would.
+  void hold_what_no_gradient_reaches() {
+    std::vector<bool> reached(out_.graph.tensors.size(), false);
+    for (const TensorId id : out_.graph.outputs) reached[static_cast<std::size_t>(id)] = true;
+    for (std::size_t n = out_.graph.nodes.size(); n-- > 0;) {
+      const Node& node = out_.graph.nodes[n];
+      const OpDef& op = *find_op(node.op_type);
+      const auto result = static_cast<std::size_t>(node.outputs[0]);
+      const bool passes_on = out_.graph.tensors[result].type == DataType::kFloat32 &&
+                             (op.is_linear || op.backward != nullptr);
+      if (!reached[result] || !passes_on) continue;
+      for (const TensorId id : node.inputs) {
+        if (id != kNoTensor) reached[static_cast<std::size_t>(id)] = true;
+      }
+    }
+    for (std::size_t id = 0; id < reached.size(); ++id) {
+      Tensor& tensor = out_.graph.tensors[id];
+      if (tensor.kind == TensorKind::kParameter && !reached[id])
+        tensor.kind = TensorKind::kConstant;
+    }
   }
 
   // --- Nodes ---
@@ -216,10 +246,24 @@ class Importer {
 
   // The node, or what stands for it.
   Status add_rewritten(Node node, const NodeNames& names) {
+    if (node.op_type == "SequenceAt") return add_element(node, names);
+    std::vector<OperandInfo> operands;
+    for (const std::string& name : names.inputs) {
+      if (sequences_.contains(name)) {
+        refuse(node, "its input " + name + " is a sequence");
+        return name_outputs(names);
+      }
+      operands.push_back(values_.operand_info(name));
+    }
+    const auto decomposition = decompose(
+        node, names, operands, [this](std::string wish) { return fresh_name(std::move(wish)); });
+    if (decomposition) return add_decomposition(node, names, *decomposition);
     Result<bool> absorbed = values_.absorb(node, names, position_);
     if (!absorbed) return absorbed.error();
     if (*absorbed) return {};
     if (node.op_type == "Split") return add_split(node, names);
+    if (node.op_type == "Attention") return add_attention(node, names);
+    if (node.op_type == "SplitToSequence") return add_sequence(node, names);
     if (node.op_type == "ReduceMean") {
       Result<bool> pooled = add_mean_as_pooling(node, names);
       if (!pooled) return pooled.error();
@@ -232,6 +276,22 @@ class Importer {
       return add_list(node, names);
     }
     return add_operator(std::move(node), names);
+  }
+
+  Status add_decomposition(const Node& node, const NodeNames& names,
+                           const Decomposition& decomposition) {
+    if (!decomposition.refusal.empty()) {
+      refuse(node, decomposition.refusal);
+      return name_outputs(names);
+    }
+    for (const auto& [name, value] : decomposition.ints) values_.declare_ints(name, value);
+    for (const auto& [name, value] : decomposition.numbers) {
+      values_.declare_floats(name, {}, {value});
+    }
+    for (const Decomposition::Part& part : decomposition.parts) {
+      TEMPO_RETURN_IF_ERROR(add_rewritten(part.node, part.names));
+    }
+    return {};
   }
 
   bool is_image_by_weight(const NodeNames& names) {
@@ -281,6 +341,60 @@ class Importer {
     return {};
   }
 
+  Status add_attention(const Node& node, const NodeNames& names) {
+    AttentionOperands operands;
+    std::string reason = attention_operands(names, &operands);
+    if (reason.empty()) {
+      const NodeSink sink{
+          [this](std::string wish) { return fresh_name(std::move(wish)); },
+          [this](const std::string& wish, std::vector<std::int64_t> ints) {
+            return add_ints(wish, std::move(ints));
+          },
+          [this](const std::string& wish, const Shape& shape, std::vector<float> floats) {
+            std::string name = fresh_name(wish);
+            values_.declare_floats(name, shape, std::move(floats));
+            return name;
+          },
+          [this](Node part, const NodeNames& part_names) {
+            return add_rewritten(std::move(part), part_names);
+          }};
+      Result<std::string> done = expand_attention(node, names, operands, sink);
+      if (!done) return done.error();
+      reason = std::move(*done);
+      if (reason.empty()) return {};
+    }
+    refuse(node, reason);
+    return name_outputs(names);
+  }
+
+  // Fills in what is known of an Attention node, or says why that is not enough.
+  std::string attention_operands(const NodeNames& names, AttentionOperands* operands) {
+    const std::vector<std::string>& inputs = names.inputs;
+    for (std::size_t i = 0; i < 3; ++i) {
+      if (i >= inputs.size() || inputs[i].empty()) return "it lacks an operand";
+      const auto shapes = values_.shapes_of(inputs[i]);
+      if (!shapes) return "the shape of its input " + inputs[i] + " is not known";
+      Shape& shape = i == 0 ? operands->q : i == 1 ? operands->k : operands->v;
+      shape = (*shapes)[0];
+      const bool is_fixed_size =
+          (*shapes)[0].size() == (*shapes)[1].size() && !shape.empty() &&
+          std::equal(shape.begin() + 1, shape.end(), (*shapes)[1].begin() + 1);
+      if (!is_fixed_size) return "its operands' sizes depend on the batch";
+    }
+    for (std::size_t i = 4; i < inputs.size(); ++i) {
+      if (!inputs[i].empty()) return "only without past keys and values";
+    }
+    for (std::size_t i = 1; i < names.outputs.size(); ++i) {
+      if (!names.outputs[i].empty() && order_.values.at(names.outputs[i]).readers > 0) {
+        return "its output " + names.outputs[i] + " is used";
+      }
+    }
+    if (names.outputs.empty() || names.outputs[0].empty()) return "it lacks an output";
+    if (inputs.size() > 3 && !inputs[3].empty())
+      operands->mask = values_.operand_info(inputs[3]).type;
+    return "";
+  }
+
   // Split, as one Slice a part.
   Status add_split(const Node& split, const NodeNames& names) {
     std::string reason;
@@ -296,17 +410,147 @@ class Importer {
       const std::int64_t end = begin + (*sizes)[i];
       const std::string& output = names.outputs[i];
       if (!output.empty()) {
-        const std::string name =
-            i == 0 ? split.name : fresh_name(split.name + "/" + std::to_string(i));
-        Node slice{.op_type = "Slice", .name = name, .opset = split.opset};
-        TEMPO_RETURN_IF_ERROR(add_rewritten(
-            std::move(slice), {{names.inputs[0], add_ints(name + "/starts", {begin}),
-                                add_ints(name + "/ends", {end}), add_ints(name + "/axes", {axis})},
-                               {output}}));
+        Node slice{.op_type = "Slice", .name = split.name, .opset = split.opset};
+        if (i > 0) slice.name = fresh_name(split.name + "/" + std::to_string(i));
+        TEMPO_RETURN_IF_ERROR(
+            add_slice(std::move(slice), names.inputs[0], {axis, begin, end}, output));
       }
       begin = end;
     }
     return {};
+  }
+
+  struct Section {
+    std::int64_t axis, begin, end;
+  };
+
+  Status add_slice(Node slice, const std::string& source, const Section& section,
+                   const std::string& output) {
+    const std::string name = slice.name;
+    return add_rewritten(std::move(slice), {{source, add_ints(name + "/starts", {section.begin}),
+                                             add_ints(name + "/ends", {section.end}),
+                                             add_ints(name + "/axes", {section.axis})},
+                                            {output}});
+  }
+
+  // --- Sequences: of parts of one tensor, of which SequenceAt takes the parts that are wanted ---
+
+  struct Sequence {
+    std::string source;
+    std::int64_t axis = 0, length = 0;  // of what is split
+    std::int64_t part = 1;              // of each element but the last, unless `sizes` says
+    std::vector<std::int64_t> sizes;
+    bool keeps_axis = true;
+
+    std::int64_t count() const {
+      return sizes.empty() ? (length + part - 1) / part : static_cast<std::int64_t>(sizes.size());
+    }
+    Section section(std::int64_t index) const {
+      if (sizes.empty()) {
+        return {axis, index * part, index == count() - 1 ? length : (index + 1) * part};
+      }
+      std::int64_t begin = 0;
+      for (std::int64_t i = 0; i < index; ++i) begin += sizes[static_cast<std::size_t>(i)];
+      return {axis, begin, begin + sizes[static_cast<std::size_t>(index)]};
+    }
+  };
+
+  Status add_sequence(const Node& split, const NodeNames& names) {
+    if (names.inputs.empty() || names.inputs[0].empty() || names.inputs.size() > 2 ||
+        names.outputs.size() != 1 || names.outputs[0].empty()) {
+      return bad_model("a node has the wrong number of inputs or outputs", split.name);
+    }
+    std::string reason;
+    Sequence sequence;
+    sequence.source = names.inputs[0];
+    sequence.axis = split.int_or("axis", 0);
+    sequence.length = split_length(split, names.inputs[0], &reason);
+    if (names.inputs.size() > 1 && !names.inputs[1].empty()) {
+      Result<const FoldedInts*> known = values_.known_ints(&values_.at(names.inputs[1]));
+      if (!known) return known.error();
+      if (*known == nullptr || (*known)->depends_on_batch()) {
+        reason = "the sizes of its parts are not constant";
+      } else if ((*known)->is_scalar) {
+        sequence.part = (*known)->at[0][0];
+      } else {
+        sequence.sizes = (*known)->at[0];
+        if (sequence.sizes.empty()) sequence.part = 0;  // no part fits
+      }
+    } else {
+      sequence.keeps_axis = split.int_or("keepdims", 1) != 0;
+    }
+    if (!reason.empty()) {
+      refuse(split, reason);
+      return name_outputs(names);
+    }
+    if (sequence.part < 1 || sequence.part > sequence.length ||
+        (!sequence.sizes.empty() && !is_partition(sequence.sizes, sequence.length))) {
+      return bad_model("the parts of a SplitToSequence do not fit its input", split.name,
+                       std::to_string(sequence.length) + " in all");
+    }
+    sequences_[names.outputs[0]] = std::move(sequence);
+    values_.declare_lost(names.outputs[0]);  // whoever else reads it is refused
+    return {};
+  }
+
+  static bool is_partition(const std::vector<std::int64_t>& sizes, std::int64_t length) {
+    std::int64_t rest = length;
+    for (const std::int64_t size : sizes) {
+      if (size < 1 || size > rest) return false;
+      rest -= size;
+    }
+    return rest == 0;
+  }
+
+  Status add_element(const Node& node, const NodeNames& names) {
+    if (names.inputs.size() != 2 || names.inputs[0].empty() || names.inputs[1].empty() ||
+        names.outputs.size() != 1 || names.outputs[0].empty()) {
+      return bad_model("a node has the wrong number of inputs or outputs", node.name);
+    }
+    const auto found = sequences_.find(names.inputs[0]);
+    Result<const FoldedInts*> known = values_.known_ints(&values_.at(names.inputs[1]));
+    if (!known) return known.error();
+    const bool is_known =
+        *known != nullptr && !(*known)->depends_on_batch() && (*known)->at[0].size() == 1;
+    if (found == sequences_.end() || !is_known) {
+      refuse(node, is_known ? "only of SplitToSequence" : "its position is not constant");
+      return name_outputs(names);
+    }
+    const Sequence& sequence = found->second;
+    std::int64_t index = (*known)->at[0][0];
+    const std::int64_t count = sequence.count();
+    if (index < -count || index >= count) {
+      return bad_model("a sequence has no such element", node.name,
+                       "below " + std::to_string(count), std::to_string(index));
+    }
+    if (index < 0) index += count;
+    Node slice{.op_type = "Slice", .name = node.name, .opset = node.opset};
+    if (sequence.keeps_axis) {
+      return add_slice(std::move(slice), sequence.source, sequence.section(index),
+                       names.outputs[0]);
+    }
+    const std::string part = fresh_name(node.name + "/part");
+    TEMPO_RETURN_IF_ERROR(
+        add_slice(std::move(slice), sequence.source, sequence.section(index), part));
+    Node squeeze{
+        .op_type = "Squeeze", .name = fresh_name(node.name + "/squeeze"), .opset = node.opset};
+    squeeze.attributes["axes"] = {std::vector<std::int64_t>{sequence.axis}};
+    return add_rewritten(std::move(squeeze), {{part}, names.outputs});
+  }
+
+  // Of the dimension that is split.
+  std::int64_t split_length(const Node& split, const std::string& name, std::string* reason) {
+    const std::optional<PerBatch<Shape>> shapes = values_.shapes_of(name);
+    const auto rank = static_cast<std::int64_t>(shapes ? (*shapes)[0].size() : 0);
+    const std::int64_t axis = split.int_or("axis", 0);
+    if (!shapes || axis < -rank || axis >= rank) {
+      *reason = shapes ? "its axis is out of range" : "the shape of its input is not known";
+      return 0;
+    }
+    const auto dim = static_cast<std::size_t>(axis < 0 ? axis + rank : axis);
+    const std::int64_t length = (*shapes)[0][dim];
+    if (length != (*shapes)[1][dim]) *reason = "it splits the batch";
+    return length;
   }
 
   // Sizes of the parts: an attribute in older opsets, an input in newer ones, else equal.
@@ -326,40 +570,18 @@ class Importer {
       }
       sizes = (*known)->at[0];
     }
-    const std::optional<PerBatch<Shape>> shapes = shapes_of(names.inputs[0]);
-    const auto rank = static_cast<std::int64_t>(shapes ? (*shapes)[0].size() : 0);
-    const std::int64_t axis = split.int_or("axis", 0);
-    if (!shapes || axis < -rank || axis >= rank) {
-      *reason = shapes ? "its axis is out of range" : "the shape of its input is not known";
-      return sizes;
-    }
-    const auto dim = static_cast<std::size_t>(axis < 0 ? axis + rank : axis);
-    const std::int64_t size = (*shapes)[0][dim];
-    if (size != (*shapes)[1][dim]) {
-      *reason = "it splits the batch";
-      return sizes;
-    }
+    const std::int64_t size = split_length(split, names.inputs[0], reason);
+    if (!reason->empty()) return sizes;
     if (sizes.empty()) {
       const std::int64_t part = (size + parts - 1) / parts;
       for (std::int64_t i = 0; i < parts; ++i) sizes.push_back(std::min(part, size - i * part));
     }
-    std::int64_t sum = 0;
-    for (const std::int64_t part : sizes) sum += part < 1 || part > size ? size + 1 : part;
-    if (sizes.size() != names.outputs.size() || sum != size) {
+    if (sizes.size() != names.outputs.size() || !is_partition(sizes, size)) {
       return bad_model("the parts of a Split do not fit its input", split.name,
                        std::to_string(parts) + " parts of " + std::to_string(size) + " in all",
                        shape_to_string(sizes));
     }
     return sizes;
-  }
-
-  // Of an activation or a constant.
-  std::optional<PerBatch<Shape>> shapes_of(const std::string& name) {
-    const Value& value = values_.at(name);
-    if (value.id != kNoTensor) return values_.shapes(value.id);
-    if (value.constant == nullptr) return std::nullopt;
-    const Shape dims(value.constant->dims().begin(), value.constant->dims().end());
-    return PerBatch<Shape>{dims, dims};
   }
 
   // A constant of our own; returns its name.
@@ -624,6 +846,7 @@ class Importer {
   ImportedGraph out_;
   ValueTable values_;
   std::unordered_set<std::string> made_names_;
+  std::unordered_map<std::string, Sequence> sequences_;  // by the name of the value
   std::string unsupported_;
   std::size_t unsupported_count_ = 0;
 };

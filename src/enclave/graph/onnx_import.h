@@ -15,7 +15,7 @@ class ModelProto;
 
 namespace tempo {
 
-inline constexpr std::int64_t kOldestOpset = 9;
+inline constexpr std::int64_t kOldestOpset = 6;
 inline constexpr std::int64_t kNewestOpset = 28;  // of ONNX 1.23
 
 // The file's initializer (position in its list) that a tensor of the graph came from and goes back

@@ -30,6 +30,16 @@ void add_initializer(onnx::ModelProto* model, const PendingHome& home) {
   for (const std::int64_t dim : home.dims) type->mutable_shape()->add_dim()->set_dim_value(dim);
 }
 
+// Before opset 7, its absence means training.
+void set_test_flag(onnx::NodeProto* node) {
+  erase_if(node->mutable_attribute(),
+           [](const onnx::AttributeProto& attribute) { return attribute.name() == "is_test"; });
+  onnx::AttributeProto* attribute = node->add_attribute();
+  attribute->set_name("is_test");
+  attribute->set_type(onnx::AttributeProto::INT);
+  attribute->set_i(1);
+}
+
 }  // namespace
 
 std::vector<PayloadHome> rewrite_for_export(onnx::ModelProto* model, const std::vector<int>& order,
@@ -56,9 +66,15 @@ std::vector<PayloadHome> rewrite_for_export(onnx::ModelProto* model, const std::
 }
 
 void to_inference_form(onnx::ModelProto* model) {
+  const auto opset = std::ranges::find_if(model->opset_import(), [](const auto& import) {
+    return import.domain().empty() || import.domain() == "ai.onnx";
+  });
+  const bool has_test_flag = opset != model->opset_import().end() && opset->version() < 7;
   std::unordered_set<std::string> dropped;  // results that exist in training only
   for (onnx::NodeProto& node : *model->mutable_graph()->mutable_node()) {
-    if (node.op_type() == "BatchNormalization") {
+    const bool is_norm = node.op_type() == "BatchNormalization";
+    if (has_test_flag && (is_norm || node.op_type() == "Dropout")) set_test_flag(&node);
+    if (is_norm) {
       erase_if(node.mutable_attribute(), [](const onnx::AttributeProto& attribute) {
         return attribute.name() == "training_mode";  // absent means inference
       });

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "enclave/graph/evaluate.h"
+#include "enclave/graph/onnx_parse.h"
 #include "enclave/graph/onnx_tensor.h"
 #include "enclave/graph/storage.h"
 
@@ -17,17 +18,25 @@ namespace {
 // What copies may take beyond the size of the file. Batch normalisation's vectors, the usual case,
 // are short.
 constexpr std::int64_t kSpareCopyBytes = std::int64_t{16} << 20;
+// Layers that a file may have as copies of one.
+constexpr std::int64_t kMaxCopies = 64;
 
 bool is_float(const onnx::TensorProto* tensor) {
   return tensor != nullptr && tensor->data_type() == onnx::TensorProto::FLOAT;
 }
 
-// Operators whose operands are trained when they are initializers: biases, scales, embeddings, and
-// what is moved about before it becomes one. A number that somebody wrote into the network's code
-// is a Constant node or a scalar.
-constexpr std::array<std::string_view, 13> kMayTrain = {
-    "Add", "Concat",  "Expand", "Flatten", "Gather",    "Identity", "Mul",
-    "Pad", "Reshape", "Slice",  "Squeeze", "Transpose", "Unsqueeze"};
+// Operators whose operands are trained when they are initializers: biases, scales, slopes,
+// embeddings, and what is moved about before it becomes one. A number that somebody wrote into the
+// network's code is a Constant node or a scalar: PyTorch writes group normalisation as an
+// InstanceNormalization by such ones and zeros.
+constexpr std::array<std::string_view, 16> kMayTrain = {"Add",       "Concat",
+                                                        "Expand",    "Flatten",
+                                                        "Gather",    "GroupNormalization",
+                                                        "Identity",  "InstanceNormalization",
+                                                        "Mul",       "PRelu",
+                                                        "Pad",       "Reshape",
+                                                        "Slice",     "Squeeze",
+                                                        "Transpose", "Unsqueeze"};
 
 // Of float32 payloads. Damaged ones are found when the tensor is read.
 bool has_equal_elements(const onnx::TensorProto& tensor) {
@@ -39,6 +48,21 @@ bool has_equal_elements(const onnx::TensorProto& tensor) {
           raw.compare(sizeof(float), std::string::npos, raw, 0, raw.size() - sizeof(float)) == 0);
 }
 
+// Names of parameters of repeated layers, such as layers.0.weight and layers.11.weight.
+bool differ_in_numbers_alone(std::string_view a, std::string_view b) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  std::size_t i = 0, j = 0;
+  while (i < a.size() && j < b.size()) {
+    if (is_digit(a[i]) && is_digit(b[j])) {
+      while (i < a.size() && is_digit(a[i])) ++i;
+      while (j < b.size() && is_digit(b[j])) ++j;
+    } else if (a[i++] != b[j++]) {
+      return false;
+    }
+  }
+  return i == a.size() && j == b.size();
+}
+
 // An attention mask: float32 numbers that stand for minus infinity. Training would change the
 // others.
 bool is_mask(const onnx::TensorProto& tensor) {
@@ -48,6 +72,16 @@ bool is_mask(const onnx::TensorProto& tensor) {
   const std::vector<float> values = read_floats(tensor, *info);
   return std::any_of(values.begin(), values.end(),
                      [](float value) { return !(std::abs(value) < kLargest); });
+}
+
+// A number of the network's code that an exporter has made an initializer, under a name of its own.
+bool is_number(const onnx::TensorProto& tensor) {
+  const std::string& name = tensor.name();
+  const bool has_own_name =
+      !name.starts_with("val_") && !name.starts_with("onnx::") && !name.starts_with("_");
+  std::int64_t count = 1;
+  for (const std::int64_t dim : tensor.dims()) count = dim == 1 ? count : 2;
+  return count == 1 && !has_own_name;
 }
 
 }  // namespace
@@ -67,7 +101,8 @@ Role role_of(const Node& node, std::size_t input, const Value& value) {
              op == "Gemm" || op == "MatMul") {
     role.kind = TensorKind::kParameter;
   } else if (std::ranges::find(kMayTrain, op) != kMayTrain.end() && value.is_trainable &&
-             rank > 0 && is_float(value.constant) && !is_mask(*value.constant)) {
+             rank > 0 && is_float(value.constant) && !is_number(*value.constant) &&
+             !is_mask(*value.constant)) {
     role.kind = TensorKind::kParameter;
   }
   if (value.is_computed || !is_float(value.constant)) role.kind = TensorKind::kConstant;
@@ -77,6 +112,8 @@ Role role_of(const Node& node, std::size_t input, const Value& value) {
 ValueTable::ValueTable(Graph* graph, std::int64_t file_bytes)
     : graph_(*graph),
       copy_budget_(file_bytes + kSpareCopyBytes),
+      parameter_budget_(std::min(kMaxCopies * file_bytes + kSpareCopyBytes,
+                                 static_cast<std::int64_t>(kMaxModelBytes))),
       work_budget_(8 * (file_bytes + kSpareCopyBytes)) {}
 
 void ValueTable::declare_initializers(const onnx::GraphProto& file) {
@@ -97,6 +134,51 @@ Status ValueTable::declare_constant(const onnx::NodeProto& node, const std::stri
   value.node = position;
   made_.push_back(std::move(*tensor));
   return {};
+}
+
+std::optional<PerBatch<Shape>> ValueTable::shapes_of(const std::string& name) {
+  const Value& value = at(name);
+  if (value.id != kNoTensor) return shapes(value.id);
+  if (!value.transpose_of.empty()) {
+    std::optional<PerBatch<Shape>> source = shapes_of(value.transpose_of);
+    if (source) {
+      for (Shape& shape : *source) std::reverse(shape.begin(), shape.end());
+    }
+    return source;
+  }
+  if (value.constant != nullptr) {
+    const Result<TensorInfo> info = check_tensor(*value.constant, name);
+    if (!info) return std::nullopt;
+    return PerBatch<Shape>{info->dims, info->dims};
+  }
+  if (!value.ints) return std::nullopt;
+  PerBatch<Shape> shapes;
+  for (std::size_t batch = 0; batch < kProbeBatches.size() && !value.ints->is_scalar; ++batch) {
+    shapes[batch] = {static_cast<std::int64_t>(value.ints->at[batch].size())};
+  }
+  return shapes;
+}
+
+OperandInfo ValueTable::operand_info(const std::string& name) {
+  if (name.empty()) return {};
+  const Value& value = at(name);
+  OperandInfo info{.is_there = true,
+                   .is_activation = value.is_activation(),
+                   .type = DataType::kFloat32,
+                   .onnx_type = 0,
+                   .shapes = shapes_of(name)};
+  if (value.constant != nullptr) {
+    info.onnx_type = value.constant->data_type();
+  } else if (value.ints) {
+    info.onnx_type = onnx::TensorProto::INT64;
+  }
+  const bool is_integer =
+      info.onnx_type != 0
+          ? !is_float(value.constant)
+          : value.id != kNoTensor &&
+                graph_.tensors[static_cast<std::size_t>(value.id)].type == DataType::kInt64;
+  if (is_integer || value.is_lost) info.type = DataType::kInt64;
+  return info;
 }
 
 TensorId ValueTable::add_tensor(Tensor tensor, std::optional<PerBatch<Shape>> shapes) {
@@ -190,8 +272,8 @@ Status ValueTable::fill_constant(const std::string& name, const Value& value, co
                  .got = shape_to_string(info->dims)};
   }
   if (value.is_copy) {
-    copy_budget_ -= info->count * 8;
-    if (copy_budget_ < 0) {
+    parameter_budget_ -= info->count * element_bytes(info->type);
+    if (parameter_budget_ < 0) {
       return Error{.code = ErrorCode::kUnsupportedModel,
                    .what = "Identity nodes copy too many parameters",
                    .where = name,
@@ -215,6 +297,29 @@ bool ValueTable::is_computed_zero(const Value& value) const {
          std::all_of(data.begin(), data.end(), [](float element) { return element == 0.0F; });
 }
 
+void ValueTable::declare_computed(const std::string& name, const Tensor& tensor) {
+  auto made = std::make_shared<onnx::TensorProto>();
+  made->set_name(name);
+  for (const std::int64_t dim : tensor.declared) made->add_dims(dim);
+  if (tensor.type == DataType::kFloat32) {
+    made->set_data_type(onnx::TensorProto::FLOAT);
+    made->mutable_float_data()->Add(tensor.floats.begin(), tensor.floats.end());
+  } else {
+    made->set_data_type(onnx::TensorProto::INT64);
+    made->mutable_int64_data()->Add(tensor.ints.begin(), tensor.ints.end());
+  }
+  Value value;
+  value.constant = made.get();
+  value.is_computed = true;
+  values_[name] = std::move(value);
+  made_.push_back(std::move(made));
+}
+
+void ValueTable::declare_floats(const std::string& name, const Shape& shape,
+                                std::vector<float> floats) {
+  declare_computed(name, Tensor{.declared = shape, .floats = std::move(floats)});
+}
+
 // A transposed weight: products by it take the weight itself (see onnx_import.cc).
 bool ValueTable::transposed(const Node& node, const NodeNames& names) {
   if (node.op_type != "Transpose") return false;
@@ -231,6 +336,7 @@ bool ValueTable::transposed(const Node& node, const NodeNames& names) {
 // The operator's own forward computes what depends on constants alone.
 Result<bool> ValueTable::evaluate(const Node& node, const NodeNames& names) {
   std::vector<std::optional<Tensor>> operands;
+  bool depends_on_batch = false;
   for (std::size_t i = 0; i < names.inputs.size(); ++i) {
     operands.emplace_back();
     if (names.inputs[i].empty()) continue;
@@ -240,29 +346,39 @@ Result<bool> ValueTable::evaluate(const Node& node, const NodeNames& names) {
     Tensor tensor{.name = name, .kind = TensorKind::kConstant};
     TEMPO_RETURN_IF_ERROR(fill_constant(name, value, {}, &tensor));
     work_budget_ -= element_count(tensor.declared);
-    if (!tensor.ints_per_sample.empty() || work_budget_ < 0) return false;
+    if (work_budget_ < 0) return false;
+    depends_on_batch = depends_on_batch || !tensor.ints_per_sample.empty();
     operands.back() = std::move(tensor);
   }
+  if (depends_on_batch) return evaluate_per_batch(node, names.outputs[0], operands);
   std::optional<Tensor> result =
       evaluate_node(node, std::move(operands), std::min(copy_budget_ / 8, work_budget_));
   if (!result) return false;
   work_budget_ -= element_count(result->declared);
   copy_budget_ -= 8 * element_count(result->declared);
-  auto made = std::make_shared<onnx::TensorProto>();
-  made->set_name(names.outputs[0]);
-  for (const std::int64_t dim : result->declared) made->add_dims(dim);
-  if (result->type == DataType::kFloat32) {
-    made->set_data_type(onnx::TensorProto::FLOAT);
-    made->mutable_float_data()->Add(result->floats.begin(), result->floats.end());
-  } else {
-    made->set_data_type(onnx::TensorProto::INT64);
-    made->mutable_int64_data()->Add(result->ints.begin(), result->ints.end());
+  declare_computed(names.outputs[0], *result);
+  return true;
+}
+
+// Integers that stay short enough to be known for every batch size.
+bool ValueTable::evaluate_per_batch(const Node& node, const std::string& output,
+                                    const std::vector<std::optional<Tensor>>& operands) {
+  FoldedInts known;
+  for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
+    std::vector<std::optional<Tensor>> at_batch = operands;
+    for (std::optional<Tensor>& operand : at_batch) {
+      if (!operand) continue;
+      operand->ints = ints_at(*operand, kProbeBatches[batch]);
+      operand->ints_per_sample.clear();
+    }
+    const auto result = evaluate_node(node, std::move(at_batch), kMaxFoldedInts);
+    if (!result || result->type != DataType::kInt64 || result->declared.size() > 1) return false;
+    // As many as samples: for a node of the graph to make.
+    if (batch > 0 && result->ints.size() != known.at[0].size()) return false;
+    known.is_scalar = result->declared.empty();
+    known.at[batch] = result->ints;
   }
-  Value value;
-  value.constant = made.get();
-  value.is_computed = true;
-  values_[names.outputs[0]] = std::move(value);
-  made_.push_back(std::move(made));
+  values_[output].ints = std::move(known);
   return true;
 }
 
@@ -271,7 +387,8 @@ Result<bool> ValueTable::absorb(const Node& node, const NodeNames& names, int po
       names.outputs[0].empty()) {
     return false;
   }
-  if (alias_constant(node, names, position) || shape_of(node, names) || transposed(node, names)) {
+  if (alias_constant(node, names, position) || fold_dimensions(node, names) ||
+      transposed(node, names)) {
     return true;
   }
   Result<bool> done = alias_activation(node, names);
@@ -282,23 +399,20 @@ Result<bool> ValueTable::absorb(const Node& node, const NodeNames& names, int po
 }
 
 // PyTorch's exporter writes parameters that were equal at export time as one initializer and
-// Identity nodes. Those whose elements all are one number are fresh (of batch normalisations, say)
-// and trained separately, so each gets a tensor of its own; others can only be equal because they
-// are one parameter, tied. CastLike stands before constants that newer versions write.
+// Identity nodes. Those whose elements all are one number are fresh (of batch normalisations, say),
+// and those whose names differ in numbers alone are of layers that were made as copies of each
+// other: both are trained separately, so each gets a tensor of its own. Others can only be equal
+// because they are one parameter, tied.
 bool ValueTable::alias_constant(const Node& node, const NodeNames& names, int position) {
   const Value& source = at(names.inputs[0]);
   if (source.constant == nullptr) return false;
   const bool is_identity = node.op_type == "Identity" && names.inputs.size() == 1;
-  bool is_cast = is_float(source.constant) && node.op_type == "Cast" &&
-                 node.int_or("to", 0) == onnx::TensorProto::FLOAT;
-  if (is_float(source.constant) && node.op_type == "CastLike" && names.inputs.size() == 2 &&
-      !names.inputs[1].empty()) {
-    const Value& like = at(names.inputs[1]);
-    is_cast = like.is_activation() || is_float(like.constant);
-  }
+  const bool is_cast = is_float(source.constant) && node.op_type == "Cast" &&
+                       node.int_or("to", 0) == onnx::TensorProto::FLOAT;
   if (!is_identity && !is_cast) return false;
   if (is_identity && source.is_trainable && is_float(source.constant) &&
-      !has_equal_elements(*source.constant)) {
+      !has_equal_elements(*source.constant) &&
+      !differ_in_numbers_alone(names.inputs[0], names.outputs[0])) {
     ties_.emplace(names.outputs[0], tied_to(names.inputs[0]));
     values_[names.outputs[0]];  // the name is taken
     return true;
@@ -339,24 +453,17 @@ Result<bool> ValueTable::alias_activation(const Node& node, const NodeNames& nam
   return true;
 }
 
-bool ValueTable::shape_of(const Node& node, const NodeNames& names) {
-  if (node.op_type != "Shape" || names.inputs.size() != 1) return false;
-  const Value& source = at(names.inputs[0]);
-  PerBatch<Shape> shape;
-  if (source.id != kNoTensor) {
-    if (!shapes(source.id)) {
-      values_[names.outputs[0]].is_lost = true;
-      return true;
-    }
-    shape = *shapes(source.id);
-  } else if (source.constant != nullptr &&
-             source.constant->dims_size() <= static_cast<int>(kMaxRank)) {
-    const auto& dims = source.constant->dims();
-    shape.fill(Shape(dims.begin(), dims.end()));
-  } else {
-    return false;
+bool ValueTable::fold_dimensions(const Node& node, const NodeNames& names) {
+  const bool is_size = node.op_type == "Size";
+  if ((node.op_type != "Shape" && !is_size) || names.inputs.size() != 1) return false;
+  const std::optional<PerBatch<Shape>> shape = shapes_of(names.inputs[0]);
+  if (!shape) {
+    const Value& source = at(names.inputs[0]);
+    if (source.constant != nullptr) return false;
+    values_[names.outputs[0]].is_lost = true;
+    return true;
   }
-  values_[names.outputs[0]].ints = fold_shape(node, shape);
+  values_[names.outputs[0]].ints = is_size ? fold_size(*shape) : fold_shape(node, *shape);
   return true;
 }
 

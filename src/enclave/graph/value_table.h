@@ -13,6 +13,7 @@
 #include "enclave/graph/fold.h"
 #include "enclave/graph/graph.h"
 #include "enclave/graph/onnx_constant.h"
+#include "enclave/graph/onnx_decompose.h"
 #include "enclave/graph/onnx_rewrite.h"
 
 namespace onnx {
@@ -39,12 +40,6 @@ struct Value {
   bool is_activation() const { return !is_constant() && !is_lost && transpose_of.empty(); }
 };
 
-// What a node reads and makes; some nodes of a file become several.
-struct NodeNames {
-  std::vector<std::string> inputs;
-  std::vector<std::string> outputs;
-};
-
 // How a node uses a constant: what is trained, and how it is stored.
 struct Role {
   TensorKind kind = TensorKind::kConstant;
@@ -55,7 +50,7 @@ Role role_of(const Node& node, std::size_t input, const Value& value);
 
 class ValueTable {
  public:
-  // Tensors go to `graph`. `file_bytes` bounds what copies of constants may take.
+  // Tensors go to `graph`. `file_bytes` bounds what copies and computed constants may take.
   ValueTable(Graph* graph, std::int64_t file_bytes);
 
   // Precondition: the file's structure was checked (onnx_order.h), so that every name that a node
@@ -68,6 +63,9 @@ class ValueTable {
   void declare_ints(const std::string& name, std::vector<std::int64_t> ints) {
     values_[name].ints = FoldedInts{false, {ints, ints}};
   }
+  void declare_floats(const std::string& name, const Shape& shape, std::vector<float> floats);
+  // What is not known as a value.
+  void declare_lost(const std::string& name) { values_[name].is_lost = true; }
   bool contains(const std::string& name) const { return values_.contains(name); }
   Value& at(const std::string& name) { return values_.at(tied_to(name)); }
 
@@ -84,6 +82,9 @@ class ValueTable {
   // a constant. Errors: as check_tensor, and kUnsupportedModel for two roles that exclude each
   // other and for integers that no line through the batch size gives.
   Result<TensorId> constant_tensor(const std::string& name, const Role& role);
+  // Of an activation or a constant, at the probe batch sizes; nothing when they are not known.
+  std::optional<PerBatch<Shape>> shapes_of(const std::string& name);
+  OperandInfo operand_info(const std::string& name);
   // A computed constant whose elements are all zero.
   bool is_computed_zero(const Value& value) const;
 
@@ -102,18 +103,23 @@ class ValueTable {
   // The rules of absorb().
   bool alias_constant(const Node& node, const NodeNames& names, int position);
   Result<bool> alias_activation(const Node& node, const NodeNames& names);
-  bool shape_of(const Node& node, const NodeNames& names);
+  // Shape and Size.
+  bool fold_dimensions(const Node& node, const NodeNames& names);
   bool transposed(const Node& node, const NodeNames& names);
   Result<bool> fold(const Node& node, const NodeNames& names);
   Result<bool> evaluate(const Node& node, const NodeNames& names);
+  bool evaluate_per_batch(const Node& node, const std::string& output,
+                          const std::vector<std::optional<Tensor>>& operands);
 
+  void declare_computed(const std::string& name, const Tensor& tensor);
   static Status fill_known_ints(const std::string& name, const FoldedInts& known, Tensor* tensor);
   Status fill_constant(const std::string& name, const Value& value, const Role& role,
                        Tensor* tensor);
 
   Graph& graph_;
-  std::int64_t copy_budget_;  // bytes
-  std::int64_t work_budget_;  // elements that evaluate() may touch
+  std::int64_t copy_budget_;       // bytes that evaluate() may make
+  std::int64_t parameter_budget_;  // bytes of parameters that Identity nodes may make
+  std::int64_t work_budget_;       // elements that evaluate() may touch
   std::unordered_map<std::string, Value> values_;
   std::unordered_map<std::string, std::string> ties_;   // names for another name's parameter
   std::vector<std::optional<PerBatch<Shape>>> shapes_;  // index = TensorId

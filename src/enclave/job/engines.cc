@@ -21,13 +21,13 @@ constexpr std::uint64_t kSlotsInRing = 4;
 }  // namespace
 
 JobEngines::JobEngines(const JobSpec& spec, Scheme scheme, WorkerLink* link,
-                       std::int64_t training_steps, std::int64_t inference_steps,
+                       std::int64_t training_batches, std::int64_t inference_batches,
                        const EnclaveHooks& hooks, ThreadPool& pool, TimeLedger& ledger)
     : spec_(spec),
       scheme_(scheme),
       link_(link),
-      training_steps_(std::max<std::int64_t>(training_steps, 1)),
-      inference_steps_(std::max<std::int64_t>(inference_steps, 1)),
+      training_batches_(std::max<std::int64_t>(training_batches, 1)),
+      inference_batches_(std::max<std::int64_t>(inference_batches, 1)),
       hooks_(hooks),
       pool_(pool),
       ledger_(ledger),
@@ -64,7 +64,7 @@ Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, S
     options.max_slot_bytes = std::uint64_t{64} << 20;
   }
   options.products_factor =
-      static_cast<double>(mode == StepMode::kTraining ? training_steps_ : inference_steps_);
+      static_cast<double>(mode == StepMode::kTraining ? training_batches_ : inference_batches_);
   options.goal = goal_;
   options.goal.t = goal_.t / kExecutors;
   auto plan = make_plan(ops, options);

@@ -22,10 +22,10 @@ struct EnclaveHooks {
 
 class JobEngines final : public EngineFactory {
  public:
-  // link: null when nothing is offloaded. Steps: how often an executor of each mode runs in the
+  // link: null when nothing is offloaded. Batches: how often an executor of each mode runs in the
   // whole job, for the soundness bound. All references must outlive the object.
-  JobEngines(const JobSpec& spec, Scheme scheme, WorkerLink* link, std::int64_t training_steps,
-             std::int64_t inference_steps, const EnclaveHooks& hooks, ThreadPool& pool,
+  JobEngines(const JobSpec& spec, Scheme scheme, WorkerLink* link, std::int64_t training_batches,
+             std::int64_t inference_batches, const EnclaveHooks& hooks, ThreadPool& pool,
              TimeLedger& ledger);
   ~JobEngines() override;
 
@@ -44,8 +44,8 @@ class JobEngines final : public EngineFactory {
   const JobSpec& spec_;
   const Scheme scheme_;
   WorkerLink* link_;
-  const std::int64_t training_steps_;
-  const std::int64_t inference_steps_;
+  const std::int64_t training_batches_;
+  const std::int64_t inference_batches_;
   const EnclaveHooks& hooks_;
   ThreadPool& pool_;
   TimeLedger& ledger_;

@@ -11,11 +11,14 @@
 #include "enclave/graph/onnx.h"
 #include "enclave/job/plan_report.h"
 #include "enclave/offload/ring_link.h"
+#include "enclave/train/freeze.h"
 #include "enclave/train/inference.h"
 #include "enclave/train/load.h"
 #include "enclave/train/normalisation.h"
 #include "enclave/train/npy.h"
+#include "enclave/train/optimizer.h"
 #include "enclave/train/report.h"
+#include "enclave/train/run_length.h"
 #include "enclave/train/trainer.h"
 
 namespace tempo {
@@ -79,8 +82,9 @@ struct Runner::Job {
   std::uint64_t data_bytes = 0;
   ThreadPool pool;
   TimeLedger ledger;
-  std::int64_t train_steps = 0;
-  std::int64_t inference_steps = 0;
+  RunLength length;  // of training
+  std::int64_t inference_batches = 0;
+  std::int64_t frozen = 0;  // values
   MemoryEstimate memory;
   Report report;
 
@@ -115,7 +119,7 @@ Result<WorkerLink*> Runner::link(const JobSpec& spec, Scheme scheme) {
 
 // Activations and parameters of all executors that the job will make, and the plans' own needs.
 Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec, int channel_block,
-                                       std::int64_t train_samples, std::int64_t test_samples) {
+                                       const RunLength& length, std::int64_t test_samples) {
   MemoryEstimate memory;
   memory.program = kProgramBytes;
   const auto add = [&](std::int64_t batch, StepMode mode) -> Status {
@@ -150,20 +154,18 @@ Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec, 
     memory.data = static_cast<std::uint64_t>(std::min(bytes, kLimit));
     return memory;
   }
-  int executors = 0;
-  if (train_samples == 0 || train_samples >= spec.batch) {
+  std::uint64_t gradients = spec.accumulate > 1 ? 1 : 0;  // their sum, and those of each executor
+  if (length.has_full_batches) {
     TEMPO_RETURN_IF_ERROR(add(spec.batch, StepMode::kTraining));
-    ++executors;
+    ++gradients;
   }
-  // A rest that a limit on steps leaves out has no executor.
-  const bool reaches_rest = spec.steps == 0 || spec.steps >= ceil_div(train_samples, spec.batch);
-  if (const std::int64_t rest = train_samples % spec.batch; rest > 0 && reaches_rest) {
-    TEMPO_RETURN_IF_ERROR(add(rest, StepMode::kTraining));
-    ++executors;
+  if (length.rest > 0) {
+    TEMPO_RETURN_IF_ERROR(add(length.rest, StepMode::kTraining));
+    ++gradients;
   }
   if (test_samples > 0) TEMPO_RETURN_IF_ERROR(add(inference_batch, StepMode::kInference));
-  // Weights, momentum, and gradients an executor.
-  memory.parameters = fixed + trained * static_cast<std::uint64_t>(2 + executors);
+  memory.parameters = fixed + trained * (1 + gradients);
+  memory.optimizer = trained * static_cast<std::uint64_t>(optimizer_state_values(spec.optimizer));
   return memory;
 }
 
@@ -189,7 +191,12 @@ Progress to_progress(const TrainProgress& p) {
   out.step = p.step;
   out.steps = p.total_steps;
   out.loss = p.loss;
-  out.accuracy = p.test_accuracy;
+  if (p.test) {
+    constexpr double kNone = -1;
+    out.accuracy = p.test->accuracy.value_or(kNone);
+    out.top5_accuracy = p.test->top5_accuracy.value_or(kNone);
+    out.mean_absolute_error = p.test->mean_absolute_error.value_or(kNone);
+  }
   out.images_per_second = p.images_per_second;
   out.eta_s = p.eta_s;
   out.checks_done = p.checks.done;
@@ -214,8 +221,8 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
   if (!linked.ok()) return linked.error();
   auto normalisation = make_normalisation(job.spec.data, job.data.train, job.pool);
   if (!normalisation.ok()) return normalisation.error();
-  JobEngines engines(job.spec, job.scheme, *linked, job.train_steps, job.inference_steps, hooks_,
-                     job.pool, job.ledger);
+  JobEngines engines(job.spec, job.scheme, *linked, job.length.batches, job.inference_batches,
+                     hooks_, job.pool, job.ledger);
   auto trainer =
       Trainer::create(graph, job.data, *normalisation, job.spec, engines, job.pool, job.ledger);
   if (!trainer.ok()) return trainer.error();
@@ -243,6 +250,7 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
   job.report.model = summarise_model(graph, classes);
   job.report.model.fused = job.model.fused;
   job.report.model.notes = notes;
+  job.report.model.frozen = job.frozen;
   if (status.ok() || status.error().code == ErrorCode::kInterrupted) {
     job.model.set_metadata(kMeanMetadata, numbers_text(normalisation->mean));
     job.model.set_metadata(kDeviationMetadata, numbers_text(normalisation->deviation));
@@ -283,8 +291,8 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
   const Dataset& reference = job.data.train.empty() ? data : job.data.train;
   auto normalisation = normalisation_for(job.model, job.spec.data, reference, job.pool);
   if (!normalisation.ok()) return normalisation.error();
-  JobEngines engines(job.spec, job.scheme, *linked, job.train_steps, job.inference_steps, hooks_,
-                     job.pool, job.ledger);
+  JobEngines engines(job.spec, job.scheme, *linked, job.length.batches, job.inference_batches,
+                     hooks_, job.pool, job.ledger);
   InferOptions options;
   options.batch = job.spec.batch;
   options.cancel = &stop;
@@ -308,8 +316,7 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
   if (!predictions.ok()) return predictions.error();
   job.report.model = summarise_model(graph, predictions->classes);
   job.report.model.fused = job.model.fused;
-  outputs.predictions_npy =
-      write_npy(predictions->values, predictions->samples, predictions->classes);
+  outputs.predictions_npy = write_npy(predictions->values, predictions->shape);
   job.report.predictions = std::move(predictions).value();
   return {};
 }
@@ -317,8 +324,8 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
 Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   auto linked = link(job.spec, job.scheme);
   if (!linked.ok()) return linked.error();
-  JobEngines engines(job.spec, job.scheme, *linked, job.train_steps, job.inference_steps, hooks_,
-                     job.pool, job.ledger);
+  JobEngines engines(job.spec, job.scheme, *linked, job.length.batches, job.inference_batches,
+                     hooks_, job.pool, job.ledger);
   ExecutorOptions options;
   options.batch = job.spec.batch;
   options.mode = StepMode::kTraining;
@@ -328,14 +335,23 @@ Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   auto engine = engines.engine_for(*ops, StepMode::kTraining);
   if (!engine.ok()) return engine.error();
   job.memory.engine = engines.plans().front()->engine_bytes;
-  const PlanSummary summary{engines.plans().front(),
-                            job.scheme,
-                            job.spec.batch,
-                            job.train_steps,
-                            job.memory,
-                            engines.goal(),
-                            job.model.fused,
-                            job.model.training_notes()};
+  const auto shapes = infer_shapes(job.model.graph, job.spec.batch);
+  if (!shapes.ok()) return shapes.error();
+  PlanSummary summary;
+  summary.plan = engines.plans().front();
+  summary.scheme = job.scheme;
+  summary.batch = job.spec.batch;
+  summary.accumulate = job.spec.accumulate;
+  summary.steps = job.length.steps;
+  summary.batches = job.length.batches;
+  summary.trained = summarise_model(job.model.graph, 0).parameters;
+  summary.frozen = job.frozen;
+  summary.optimizer = job.spec.optimizer.kind;
+  summary.memory = job.memory;
+  summary.goal = engines.goal();
+  summary.fused = job.model.fused;
+  summary.notes = job.model.training_notes();
+  summary.non_linear = non_linear_work(job.model.graph, *shapes);
   outputs.plan_text = plan_text(summary);
   outputs.plan_json = plan_json(summary);
   return {};
@@ -355,6 +371,11 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   if (!model.ok()) return model.error();
   job.model = std::move(model).value();
   inputs.model = {};
+  if (kind != JobKind::kInfer) {
+    const auto frozen = freeze_parameters(job.model.graph, job.spec.frozen);
+    if (!frozen.ok()) return frozen.error();
+    job.frozen = *frozen;
+  }
 
   const bool has_data = !inputs.data.empty() || kind != JobKind::kPlan;
   if (has_data) {
@@ -367,13 +388,11 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   const std::int64_t train_samples = job.data.train.size();
   const std::int64_t test_samples =
       kind == JobKind::kInfer && job.data.test.empty() ? train_samples : job.data.test.size();
-  job.train_steps = std::max<std::int64_t>(1, job.spec.epochs) *
-                    std::max<std::int64_t>(1, ceil_div(train_samples, job.spec.batch));
-  if (job.spec.steps > 0) job.train_steps = std::min(job.train_steps, job.spec.steps);
-  job.inference_steps = (kind == JobKind::kTrain ? job.spec.epochs : 1) *
-                        std::max<std::int64_t>(1, ceil_div(test_samples, job.spec.batch));
+  job.length = run_length(job.spec, train_samples);
+  job.inference_batches = (kind == JobKind::kTrain ? job.spec.epochs : 1) *
+                          std::max<std::int64_t>(1, ceil_div(test_samples, job.spec.batch));
   const int block = job.scheme == Scheme::kLocal ? preferred_channel_block() : 0;
-  auto memory = estimate_memory(job.model.graph, job.spec, block, train_samples, test_samples);
+  auto memory = estimate_memory(job.model.graph, job.spec, block, job.length, test_samples);
   if (!memory.ok()) return memory.error();
   job.memory = *memory;
   job.memory.data += job.data_bytes;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace tempo {
@@ -16,7 +17,7 @@ std::string lowering(const LinearOp& op) {
   if (op.of_activations) return fmt::format("product x{}", op.instances);
   if (g.is_fully_connected()) return "dense";
   if (g.is_direct()) return "1x1";
-  return fmt::format("im2col {}x{}{}", g.kernel_h, g.kernel_w,
+  return fmt::format("{} {}x{}{}", g.groups > 1 ? "grouped" : "im2col", g.kernel_h, g.kernel_w,
                      g.stride_h > 1 ? fmt::format("/{}", g.stride_h) : "");
 }
 
@@ -51,14 +52,48 @@ std::string counts(const FusedCounts& fused) {
   return text;
 }
 
+// An operator that cannot be offloaded has no such cost.
+std::string offloaded_ms(const OpPlan& op) {
+  return op.tiles.empty() ? "-" : fmt::format("{:.2f}", op.offloaded_cost_ms);
+}
+
+std::string work_text(const std::vector<KindWork>& kinds) {
+  if (kinds.empty()) return "";
+  std::string out = fmt::format("\n{:<24} {:>5} {:>9} {:>9}\n", "in the enclave besides", "nodes",
+                                "Mflop", "MiB");
+  for (const KindWork& kind : kinds) {
+    out += fmt::format("{:<24.24} {:>5} {:>9.1f} {:>9.1f}\n", kind.type, kind.nodes,
+                       kind.forward.flops / 1e6, kind.forward.bytes / (1024.0 * 1024.0));
+  }
+  return out + "\nMflop, MiB: work and memory traffic forward, a step, each operator on its own.\n";
+}
+
 }  // namespace
+
+std::vector<KindWork> non_linear_work(const Graph& graph, const Shapes& shapes) {
+  std::vector<KindWork> kinds;
+  for (const Node& node : graph.nodes) {
+    if (is_linear_node(graph, node)) continue;
+    auto kind = std::find_if(kinds.begin(), kinds.end(),
+                             [&](const KindWork& k) { return k.type == node.op_type; });
+    if (kind == kinds.end()) kind = kinds.insert(kind, {.type = node.op_type});
+    const OpWork work = forward_work(graph, node, shapes);
+    ++kind->nodes;
+    kind->forward.flops += work.flops;
+    kind->forward.bytes += work.bytes;
+  }
+  return kinds;
+}
 
 std::string plan_text(const PlanSummary& summary) {
   const Plan& plan = *summary.plan;
   std::string out =
       fmt::format("scheme {}: {}\n", scheme_name(summary.scheme), scheme_statement(summary.scheme));
-  out += fmt::format("batch {}, {} steps; m out-features, n in-features, p positions\n\n",
-                     summary.batch, summary.steps);
+  out += fmt::format(
+      "batch {}, {} steps{}; {} values trained{}\n", summary.batch, summary.steps,
+      summary.accumulate > 1 ? fmt::format(" of {} batches", summary.accumulate) : "",
+      summary.trained, summary.frozen > 0 ? fmt::format(", {} frozen", summary.frozen) : "");
+  out += "m out-features, n in-features, p positions\n\n";
   out += fmt::format(
       "{:<24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9} {:>9} {:>8} {:>8}  {}\n",
       "operator", "lowering", "m", "n", "p", "where", "tiles", "rounds", "MiB out", "MiB in",
@@ -66,25 +101,26 @@ std::string plan_text(const PlanSummary& summary) {
   for (const OpPlan& op : plan.ops) {
     const ConvGeometry& g = op.op.geometry;
     out += fmt::format(
-        "{:<24.24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9.2f} {:>9.2f} {:>8.2f} {:>8.2f} "
-        " {}\n",
+        "{:<24.24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9.2f} {:>9.2f} {:>8} {:>8.2f}  "
+        "{}\n",
         op.op.name, lowering(op.op), g.m(), g.n(), g.p(), op.offloaded ? "workers" : "enclave",
         op.offloaded ? op.tiles.size() : 0, rounds(op),
         op.offloaded ? mib(op.bytes_to_workers) : 0.0,
-        op.offloaded ? mib(op.bytes_from_workers) : 0.0, op.offloaded_cost_ms, op.local_cost_ms,
+        op.offloaded ? mib(op.bytes_from_workers) : 0.0, offloaded_ms(op), op.local_cost_ms,
         op.reason);
     if (!op.op.parts.empty()) out += fmt::format("  = {}\n", parts(op.op));
   }
   out += fmt::format(
       "\nrounds: forward/weight gradient/input gradient. off ms, local ms: estimated core-ms of "
       "the "
-      "enclave a step.\n");
+      "enclave a batch.\n");
+  out += work_text(summary.non_linear);
   out += fmt::format(
       "multiply-adds forward: {:.1f} M an image, {:.1f} % offloaded\n",
       static_cast<double>(plan.multiply_adds) / 1e6 / static_cast<double>(summary.batch),
       100 * plan.offloaded_share());
   out += fmt::format(
-      "ring traffic a step: {:.1f} MiB to workers, {:.1f} MiB back; {} checked products\n",
+      "ring traffic a batch: {:.1f} MiB to workers, {:.1f} MiB back; {} checked products\n",
       mib(plan.bytes_to_workers), mib(plan.bytes_from_workers), plan.products);
   for (std::size_t w = 0; w < plan.resident_bytes.size(); ++w) {
     out += fmt::format("worker {} holds at most {:.1f} MiB\n", w, mib(plan.resident_bytes[w]));
@@ -93,17 +129,16 @@ std::string plan_text(const PlanSummary& summary) {
     out += fmt::format(
         "soundness: an error of {} rms passes anywhere in the job with a chance below {:g}\n",
         summary.goal.tamper_size, summary.goal.t);
-    const double checks = static_cast<double>(plan.products) * static_cast<double>(summary.steps);
+    const double checks = static_cast<double>(plan.products) * static_cast<double>(summary.batches);
     out += fmt::format("rounds that the paper's Theorem V.2 asks for with binary vectors: {}\n",
                        theorem_v2_rounds(checks, summary.goal.t));
   }
   const MemoryEstimate& m = summary.memory;
   out += fmt::format(
-      "peak enclave memory: {:.0f} MiB (activations {:.0f}, parameters {:.0f}, keys and checks "
-      "{:.0f}, "
-      "data {:.0f}, program {:.0f})\n",
-      mib(m.total()), mib(m.activations), mib(m.parameters), mib(m.engine), mib(m.data),
-      mib(m.program));
+      "peak enclave memory: {:.0f} MiB (activations {:.0f}, parameters and gradients {:.0f}, state "
+      "of {} {:.0f}, keys and checks {:.0f}, data {:.0f}, program {:.0f})\n",
+      mib(m.total()), mib(m.activations), mib(m.parameters), optimizer_kind_name(summary.optimizer),
+      mib(m.optimizer), mib(m.engine), mib(m.data), mib(m.program));
   if (!summary.fused.empty()) out += fmt::format("fused: {}\n", counts(summary.fused));
   for (const std::string& note : summary.notes) out += fmt::format("note: {}\n", note);
   return out;
@@ -118,6 +153,7 @@ std::string plan_json(const PlanSummary& summary) {
                    {"parts", parts_json(op.op)},
                    {"lowering", lowering(op.op)},
                    {"instances", op.op.instances},
+                   {"groups", g.groups},
                    {"m", g.m()},
                    {"n", g.n()},
                    {"p", g.p()},
@@ -134,13 +170,26 @@ std::string plan_json(const PlanSummary& summary) {
                    {"local_cost_ms", op.local_cost_ms},
                    {"products", op.offloaded ? op.products : 0}});
   }
+  nlohmann::json non_linear = nlohmann::json::array();
+  for (const KindWork& kind : summary.non_linear) {
+    non_linear.push_back({{"operator", kind.type},
+                          {"nodes", kind.nodes},
+                          {"flops", kind.forward.flops},
+                          {"bytes", kind.forward.bytes}});
+  }
   const MemoryEstimate& m = summary.memory;
   const nlohmann::json json = {
       {"scheme", scheme_name(summary.scheme)},
       {"statement", scheme_statement(summary.scheme)},
       {"batch", summary.batch},
+      {"accumulate", summary.accumulate},
       {"steps", summary.steps},
+      {"batches", summary.batches},
+      {"trained_values", summary.trained},
+      {"frozen_values", summary.frozen},
+      {"optimizer", optimizer_kind_name(summary.optimizer)},
       {"operators", ops},
+      {"non_linear", non_linear},
       {"multiply_adds", plan.multiply_adds},
       {"offloaded_multiply_adds", plan.offloaded_multiply_adds},
       {"offloaded_share", plan.offloaded_share()},
@@ -154,13 +203,14 @@ std::string plan_json(const PlanSummary& summary) {
         {"theorem_v2_rounds", plan.products == 0
                                   ? 0
                                   : theorem_v2_rounds(static_cast<double>(plan.products) *
-                                                          static_cast<double>(summary.steps),
+                                                          static_cast<double>(summary.batches),
                                                       summary.goal.t)}}},
       {"fused", summary.fused},
       {"notes", summary.notes},
       {"peak_enclave_bytes",
        {{"activations", m.activations},
         {"parameters", m.parameters},
+        {"optimizer", m.optimizer},
         {"engine", m.engine},
         {"data", m.data},
         {"program", m.program},

@@ -7,29 +7,49 @@
 #include <vector>
 
 #include "enclave/graph/fuse.h"
+#include "enclave/nn/op.h"
 #include "enclave/offload/plan.h"
+#include "wire/job.h"
 
 namespace tempo {
 
 // Bytes of enclave memory by what they are for. Their sum is the peak.
 struct MemoryEstimate {
   std::uint64_t activations = 0;  // arenas of all executors
-  std::uint64_t parameters = 0;   // weights, gradients, optimiser state
+  std::uint64_t parameters = 0;   // weights, gradients
+  std::uint64_t optimizer = 0;    // the optimiser's state
   std::uint64_t engine = 0;       // keys and check sums
   std::uint64_t data = 0;         // samples; 0 when planning without data
   std::uint64_t program = 0;      // code, libraries, threads
-  std::uint64_t total() const { return activations + parameters + engine + data + program; }
+  std::uint64_t total() const {
+    return activations + parameters + optimizer + engine + data + program;
+  }
 };
+
+// What the enclave does besides linear operators, by kind of operator.
+struct KindWork {
+  std::string type{};
+  int nodes = 0;
+  OpWork forward{};  // a step, each node on its own
+};
+// In the order of the kinds' first nodes.
+std::vector<KindWork> non_linear_work(const Graph& graph, const Shapes& shapes);
 
 struct PlanSummary {
   const Plan* plan = nullptr;
   Scheme scheme = Scheme::kLocal;
   std::int64_t batch = 0;
+  std::int64_t accumulate = 1;  // batches in a step
   std::int64_t steps = 0;
+  std::int64_t batches = 0;  // in all steps
+  std::int64_t trained = 0;  // values of parameters
+  std::int64_t frozen = 0;
+  OptimizerKind optimizer = OptimizerKind::kSgd;
   MemoryEstimate memory;
   SoundnessGoal goal;
   FusedCounts fused;               // what import made of chains
   std::vector<std::string> notes;  // on how the model was exported
+  std::vector<KindWork> non_linear;
 };
 
 std::string plan_text(const PlanSummary& summary);

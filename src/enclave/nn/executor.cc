@@ -343,6 +343,10 @@ std::size_t Executor::input_count() const {
   return state_->plan.inputs.size();
 }
 
+DataType Executor::input_type(std::size_t i) const {
+  return state_->graph.tensors[at(state_->plan.inputs[i])].type;
+}
+
 std::span<float> Executor::input(std::size_t i) {
   const TensorId id = state_->plan.inputs[i];
   TEMPO_ASSERT(state_->graph.tensors[at(id)].type == DataType::kFloat32);

@@ -43,6 +43,7 @@ class Executor {
   // The graph's inputs: in ONNX's order, images (rank 4) channels last. All are to be filled before
   // forward(). Preconditions: the input's type.
   std::size_t input_count() const;
+  DataType input_type(std::size_t i = 0) const;
   std::span<float> input(std::size_t i = 0);
   std::span<std::int64_t> input_ints(std::size_t i = 0);
   std::int64_t batch() const;

@@ -82,14 +82,15 @@ TensorId GraphBuilder::node(const std::string& op_type, std::vector<TensorId> in
 }
 
 TensorId GraphBuilder::conv(TensorId x, std::int64_t in_c, std::int64_t out_c, std::int64_t kernel,
-                            std::int64_t stride, std::int64_t padding, float scale,
-                            bool with_bias) {
+                            std::int64_t stride, std::int64_t padding, float scale, bool with_bias,
+                            std::int64_t groups) {
   std::vector<TensorId> inputs = {
-      x, parameter({out_c, in_c, kernel, kernel}, scale, 0, Storage::kConvWeights)};
+      x, parameter({out_c, in_c / groups, kernel, kernel}, scale, 0, Storage::kConvWeights)};
   if (with_bias) inputs.push_back(parameter({out_c}, 0.1F));
   return node("Conv", std::move(inputs),
               {{"strides", {std::vector<std::int64_t>{stride, stride}}},
-               {"pads", {std::vector<std::int64_t>(4, padding)}}});
+               {"pads", {std::vector<std::int64_t>(4, padding)}},
+               {"group", {groups}}});
 }
 
 TensorId GraphBuilder::batch_norm(TensorId x, std::int64_t channels) {

@@ -35,7 +35,8 @@ class GraphBuilder {
 
   // Convolution with `padding` on all sides and weights from [-scale, scale).
   TensorId conv(TensorId x, std::int64_t in_c, std::int64_t out_c, std::int64_t kernel,
-                std::int64_t stride, std::int64_t padding, float scale, bool with_bias = false);
+                std::int64_t stride, std::int64_t padding, float scale, bool with_bias = false,
+                std::int64_t groups = 1);
   // Scale around 1, bias around 0, running statistics 0 and 1.
   TensorId batch_norm(TensorId x, std::int64_t channels);
   TensorId relu(TensorId x) { return node("Relu", {x}); }

@@ -53,8 +53,10 @@ std::vector<int> choose_blocks(const Graph& graph, const Shapes& shapes, int blo
     }
     for (const std::size_t id : touched) {
       is_image[id] = is_image[id] || op->takes_images;
-      if (op->blocking == Blocking::kNone) barred[id] = true;
-      if (op->blocking == Blocking::kSame) groups.join(touched[0], id);
+      const bool is_plain = op->blocking == Blocking::kNone || op->blocking == Blocking::kPlainSame;
+      const bool is_same = op->blocking == Blocking::kSame || op->blocking == Blocking::kPlainSame;
+      barred[id] = barred[id] || is_plain;
+      if (is_same) groups.join(touched[0], id);
     }
   }
   std::vector<bool> group_is_image(count, false), group_barred(count, false);

@@ -1,5 +1,5 @@
 // File: enclave/nn/op.h
-// Every operator is one entry of one table: name, opsets, shape rule, forward, backward, cost.
+// Every operator is one entry of one table: name, opsets, shape rule, forward, backward, work.
 // `tempo ops` prints the table; the importer asks it what is supported.
 #pragma once
 
@@ -60,6 +60,15 @@ struct OpContext {
     return reinterpret_cast<const std::int64_t*>(data);
   }
   static std::int64_t* ints(float* data) { return reinterpret_cast<std::int64_t*>(data); }
+  // T: float or std::int64_t.
+  template <class T>
+  static const T* elements(const float* data) {
+    return reinterpret_cast<const T*>(data);
+  }
+  template <class T>
+  static T* elements(float* data) {
+    return reinterpret_cast<T*>(data);
+  }
   ShapeContext shape_context() const {
     ShapeContext context{.graph = graph, .node = node, .inputs = {}, .batch = batch};
     for (const TensorId id : node.inputs) {
@@ -88,9 +97,10 @@ struct BackwardNeeds {
 
 // What an operator asks of the layout of its rank-4 activations (feature_view.h).
 enum class Blocking {
-  kNone,  // not blocked, each its own
-  kSame,  // any, but the same for all of them
-  kFree,  // any, each its own
+  kNone,       // not blocked, each its own
+  kPlainSame,  // not blocked, and the same for all of them
+  kSame,       // any, but the same for all of them
+  kFree,       // any, each its own
 };
 
 // Whether an operator can do the Relu after it in the same passes.
@@ -99,6 +109,13 @@ enum class ReluFusion {
   kReadsOutput,  // backward masks by out[0]
   kRecomputes,   // backward finds the mask from what it reads anyway
 };
+
+// What one forward pass of a node comes to, whoever does it and however well.
+struct OpWork {
+  double flops = 0;  // additions, multiplications, comparisons; kFunctionFlops for a function
+  double bytes = 0;  // operands read once, the result written once
+};
+inline constexpr double kFunctionFlops = 10;  // of exp, tanh and the like, about
 
 struct OpDef {
   std::string_view type = {};  // ONNX operator
@@ -131,7 +148,16 @@ struct OpDef {
   ReluFusion relu_fusion = ReluFusion::kNo;
   // Bytes that forward leaves for backward in OpContext::saved.
   std::int64_t (*saved_bytes)(const Node& node, const Shapes& shapes) = nullptr;
+  // OpWork::flops, an element of the node's largest operand or result; `flops` overrides it where
+  // that says nothing. Linear operators need neither.
+  double flops_an_element = 1;
+  double (*flops)(const Node& node, const Shapes& shapes) = nullptr;
 };
+
+// False for integers and what is made of constants; operators that import replaces have one.
+inline bool has_gradient(const OpDef& op) {
+  return op.is_linear || op.backward != nullptr || op.forward == nullptr;
+}
 
 std::span<const OpDef> op_table();
 const OpDef* find_op(std::string_view onnx_type);  // null when unknown
@@ -139,5 +165,8 @@ const OpDef* find_op(std::string_view onnx_type);  // null when unknown
 // True when the node is done by a LinearEngine: Conv, Gemm, and MatMul by a parameter or constant.
 // A MatMul of two activations is not.
 bool is_linear_node(const Graph& graph, const Node& node);
+
+// Of a node that the table knows.
+OpWork forward_work(const Graph& graph, const Node& node, const Shapes& shapes);
 
 }  // namespace tempo

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 
 #include "enclave/graph/storage.h"
 #include "enclave/nn/executor.h"
@@ -51,6 +52,7 @@ std::vector<OpCase> conv_cases() {
     Window2d window;
     bool bias;
     GraphBuilder::Attributes extra;
+    std::int64_t groups = 1;
   };
   const std::vector<Conv> convs = {
       {"3x3", {2, 3, 5, 4}, 4, {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {5, 4}}, true, {}},
@@ -87,25 +89,81 @@ std::vector<OpCase> conv_cases() {
        {.kernel = {2, 2}, .pads = {1, 1, 0, 0}, .out = {4, 4}},
        false,
        {{"auto_pad", {std::string("SAME_LOWER")}}}},
+      {"depthwise",
+       {2, 8, 5, 4},
+       8,
+       {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {5, 4}},
+       true,
+       {},
+       8},
+      {"depthwise_odd_channels_strided",
+       {2, 5, 7, 6},
+       5,
+       {.kernel = {5, 3}, .stride = {2, 1}, .pads = {2, 1, 2, 1}, .out = {4, 6}},
+       false,
+       {},
+       5},
+      {"depthwise_dilated",  // oneDNN has its gradients channels last only
+       {1, 8, 6, 7},
+       8,
+       {.kernel = {3, 3}, .pads = {2, 2, 2, 2}, .dilation = {2, 2}, .out = {6, 7}},
+       true,
+       {},
+       8},
+      {"depthwise_of_two_a_channel",
+       {2, 8, 4, 4},
+       16,
+       {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {4, 4}},
+       true,
+       {},
+       8},
+      {"two_groups_strided_dilated",
+       {2, 6, 9, 8},
+       4,
+       {.kernel = {3, 2},
+        .stride = {2, 2},
+        .pads = {2, 0, 1, 1},
+        .dilation = {2, 3},
+        .out = {4, 3}},
+       true,
+       {},
+       2},
+      {"two_groups_1x1", {2, 8, 3, 3}, 16, {.kernel = {1, 1}, .out = {3, 3}}, false, {}, 2},
+      {"two_groups_of_one_position",
+       {3, 8, 1, 1},
+       6,
+       {.kernel = {1, 1}, .out = {1, 1}},
+       true,
+       {},
+       2},
+      {"groups_of_four_blocked",
+       {1, 16, 4, 4},
+       16,
+       {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {4, 4}},
+       false,
+       {},
+       4},
   };
   std::vector<OpCase> cases;
   for (const Conv& c : convs) {
     const Window2d w = c.window;
-    cases.push_back({"Conv_" + c.name,
-                     {c.x},
-                     [c, w](GraphBuilder& b, const Ids& in) {
-                       Ids inputs = {in[0], b.parameter({c.m, c.x[1], w.kernel[0], w.kernel[1]},
-                                                        0.5F, 0, Storage::kConvWeights)};
-                       if (c.bias) inputs.push_back(b.parameter({c.m}, 1));
-                       GraphBuilder::Attributes attributes = c.extra;
-                       attributes["strides"] = ints(w.stride);
-                       attributes["dilations"] = ints(w.dilation);
-                       if (!attributes.contains("auto_pad")) attributes["pads"] = ints(w.pads);
-                       return b.node("Conv", inputs, attributes);
-                     },
-                     [c, w](const std::vector<Values>& v) {
-                       return oracle::conv(c.x, v[0], c.m, v[1], c.bias ? v[2] : Values{}, w);
-                     }});
+    cases.push_back(
+        {"Conv_" + c.name,
+         {c.x},
+         [c, w](GraphBuilder& b, const Ids& in) {
+           Ids inputs = {in[0], b.parameter({c.m, c.x[1] / c.groups, w.kernel[0], w.kernel[1]},
+                                            0.5F, 0, Storage::kConvWeights)};
+           if (c.bias) inputs.push_back(b.parameter({c.m}, 1));
+           GraphBuilder::Attributes attributes = c.extra;
+           attributes["strides"] = ints(w.stride);
+           attributes["dilations"] = ints(w.dilation);
+           if (c.groups != 1) attributes["group"] = number(c.groups);
+           if (!attributes.contains("auto_pad")) attributes["pads"] = ints(w.pads);
+           return b.node("Conv", inputs, attributes);
+         },
+         [c, w](const std::vector<Values>& v) {
+           return oracle::conv(c.x, v[0], c.m, v[1], c.bias ? v[2] : Values{}, w, c.groups);
+         }});
   }
   return cases;
 }
@@ -289,6 +347,16 @@ std::vector<OpCase> channel_cases() {
                                        {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {4, 4}});
          return oracle::relu(oracle::batch_norm({2, 8, 4, 4}, z, v[2], v[3], 1e-5F));
        }},
+      {"Conv_depthwise_BatchNormalization",
+       {{2, 8, 4, 4}},
+       [](GraphBuilder& b, const Ids& in) {
+         return b.batch_norm(b.conv(in[0], 8, 8, 3, 1, 1, 0.3F, false, 8), 8);
+       },
+       [](const std::vector<Values>& v) {
+         const Values z = oracle::conv({2, 8, 4, 4}, v[0], 8, v[1], {},
+                                       {.kernel = {3, 3}, .pads = {1, 1, 1, 1}, .out = {4, 4}}, 8);
+         return oracle::batch_norm({2, 8, 4, 4}, z, v[2], v[3], 1e-5F);
+       }},
       {"Relu",
        {{2, 8, 3, 3}},
        [](GraphBuilder& b, const Ids& in) { return b.relu(in[0]); },
@@ -342,15 +410,19 @@ std::vector<OpCase> order_cases() {
   const auto unchanged = [](const std::vector<Values>& v) { return v[0]; };
   const auto softmax_case = [](const std::string& name, const Shape& x, std::int64_t axis,
                                std::int64_t outer, std::int64_t length, std::int64_t inner,
-                               int opset) {
-    return OpCase{
-        "Softmax_" + name,
-        {x},
-        [axis](GraphBuilder& b, const Ids& in) {
-          return b.node("Softmax", in, {{"axis", number(axis)}});
-        },
-        [=](const std::vector<Values>& v) { return oracle::softmax(v[0], outer, length, inner); },
-        opset};
+                               int opset, const std::string& type = "Softmax") {
+    return OpCase{type + "_" + name,
+                  {x},
+                  [=](GraphBuilder& b, const Ids& in) {
+                    return b.node(type, in, {{"axis", number(axis)}});
+                  },
+                  [=](const std::vector<Values>& v) {
+                    Values y = oracle::softmax(v[0], outer, length, inner);
+                    if (type == "Softmax") return y;
+                    for (double& p : y) p = std::log(p);
+                    return y;
+                  },
+                  opset};
   };
   const auto reshape_case = [&](const std::string& name, const Shape& x, const Ints& target) {
     return OpCase{"Reshape_" + name,
@@ -367,6 +439,17 @@ std::vector<OpCase> order_cases() {
       softmax_case("flat_from_1", {2, 5, 3, 2}, 1, 2, 30, 1, 11),
       softmax_case("flat_from_2", {2, 5, 3, 2}, 2, 10, 6, 1, 11),
       softmax_case("flat_from_3", {2, 5, 3, 2}, 3, 30, 2, 1, 11),
+      softmax_case("rows", {3, 7}, -1, 3, 7, 1, 13, "LogSoftmax"),
+      softmax_case("channels", {2, 8, 3, 2}, 1, 2, 8, 6, 13, "LogSoftmax"),
+      softmax_case("flat_from_2", {2, 5, 3, 2}, 2, 10, 6, 1, 11, "LogSoftmax"),
+      // Its operand lies channels last, and nothing says how its result lies.
+      {"Softmax_after_an_image",
+       {{2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) {
+         const TensorId image = b.node("MaxPool", in, {{"kernel_shape", ints({1, 1})}});
+         return b.node("Softmax", {image}, {{"axis", number(3)}});
+       },
+       [](const std::vector<Values>& v) { return oracle::softmax(v[0], 48, 2, 1); }},
       reshape_case("flattens", {2, 8, 3, 2}, {0, -1}),
       reshape_case("to_images", {2, 24}, {0, 4, 3, 2}),
       reshape_case("between_images", {2, 16, 3, 2}, {0, 8, -1, 4}),
@@ -412,7 +495,25 @@ OpCase pointwise_case(const std::string& type, double low, std::function<double(
           opset};
 }
 
+// f of half of each element: away from -1 and 1, where it has no slope.
+OpCase halved_case(const std::string& type, std::function<double(double)> f) {
+  return {
+      type,
+      {{2, 8, 3, 3}},
+      [=](GraphBuilder& b, const Ids& in) {
+        return b.node(type, {b.node("Mul", {in[0], b.filled({}, 0.5F, TensorKind::kConstant)})});
+      },
+      [=](const std::vector<Values>& v) {
+        Values y;
+        for (const double x : v[0]) y.push_back(f(x / 2));
+        return y;
+      }};
+}
+
 std::vector<OpCase> pointwise_cases() {
+  const auto shrink = [](double lambda, double bias) {
+    return [=](double x) { return x < -lambda ? x + bias : x > lambda ? x - bias : 0; };
+  };
   const auto gelu = [](double x) { return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))); };
   const auto gelu_by_tanh = [](double x) {
     return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979) * (x + 0.044715 * x * x * x)));
@@ -424,9 +525,21 @@ std::vector<OpCase> pointwise_cases() {
   const auto elu = [](double alpha) {
     return [alpha](double x) { return x < 0 ? alpha * std::expm1(x) : x; };
   };
+  const auto celu = [](double alpha) {
+    return [alpha](double x) { return x < 0 ? alpha * std::expm1(x / alpha) : x; };
+  };
+  const auto selu = [](double alpha, double gamma) {
+    return [=](double x) { return gamma * (x < 0 ? alpha * std::expm1(x) : x); };
+  };
   const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+  const auto softplus = [](double x) { return std::log(1 + std::exp(x)); };
+  const auto mish = [=](double x) { return x * std::tanh(softplus(x)); };
   return {
       pointwise_case("Abs", -1, [](double x) { return std::abs(x); }),
+      pointwise_case("Ceil", -1, [](double x) { return std::ceil(x); }),
+      pointwise_case("Celu", -1, celu(1)),
+      pointwise_case("Celu", -1, celu(2), "_alpha", {{"alpha", {2.0F}}}),
+      pointwise_case("Cos", -1, [](double x) { return std::cos(x); }),
       pointwise_case("Clip", -1, [](double x) { return x; }),
       pointwise_case(
           "Clip", -1, [](double x) { return std::clamp(x, -0.5, 0.25); }, "_opset_6",
@@ -445,6 +558,7 @@ std::vector<OpCase> pointwise_cases() {
       pointwise_case("Elu", -1, elu(0.5), "_alpha", {{"alpha", {0.5F}}}),
       pointwise_case("Erf", -1, [](double x) { return std::erf(x); }),
       pointwise_case("Exp", -1, [](double x) { return std::exp(x); }),
+      pointwise_case("Floor", -1, [](double x) { return std::floor(x); }),
       pointwise_case("Gelu", -1, gelu),
       pointwise_case("Gelu", -3, gelu, "_negative"),
       pointwise_case("Gelu", -1, gelu_by_tanh, "_by_tanh",
@@ -458,14 +572,42 @@ std::vector<OpCase> pointwise_cases() {
       pointwise_case("LeakyRelu", -1, leaky(0.01F)),
       pointwise_case("LeakyRelu", -1, leaky(0.25), "_alpha", {{"alpha", {0.25F}}}),
       pointwise_case("Log", 1, [](double x) { return std::log(x); }),
+      pointwise_case("Mish", -1, mish),
+      pointwise_case("Mish", -5, mish, "_negative"),
+      pointwise_case("Mish", 20, mish, "_large"),
       pointwise_case("Neg", -1, [](double x) { return -x; }),
       pointwise_case("Reciprocal", 1, [](double x) { return 1 / x; }),
+      pointwise_case("Round", -1, [](double x) { return std::round(x); }),
+      pointwise_case("Selu", -1, selu(1.67326319217681884765625, 1.05070102214813232421875)),
+      pointwise_case("Selu", -1, selu(0.5, 2), "_alpha_gamma",
+                     {{"alpha", {0.5F}}, {"gamma", {2.0F}}}),
       pointwise_case("Sigmoid", -1, sigmoid),
+      pointwise_case("Sign", -1, [](double x) { return x > 0 ? 1.0 : -1.0; }),
+      pointwise_case("Sin", -1, [](double x) { return std::sin(x); }),
+      pointwise_case("Softplus", -1, softplus),
+      pointwise_case(
+          "Softplus", 90, [](double x) { return x; }, "_large"),
+      pointwise_case("Softsign", -1, [](double x) { return x / (1 + std::abs(x)); }),
       pointwise_case("Sqrt", 1, [](double x) { return std::sqrt(x); }),
       pointwise_case("Swish", -1, [sigmoid](double x) { return x * sigmoid(x); }),
       pointwise_case("Swish", -3, [sigmoid](double x) { return x * sigmoid(1.5 * x); }, "_alpha",
                      {{"alpha", {1.5F}}}),
       pointwise_case("Tanh", -1, [](double x) { return std::tanh(x); }),
+      pointwise_case("Acosh", 1.5, [](double x) { return std::acosh(x); }),
+      pointwise_case("Asinh", -1, [](double x) { return std::asinh(x); }),
+      pointwise_case("Atan", -1, [](double x) { return std::atan(x); }),
+      pointwise_case("Cosh", -1, [](double x) { return std::cosh(x); }),
+      pointwise_case("Shrink", -1, shrink(0.5, 0)),
+      pointwise_case("Shrink", -1, shrink(0.25, 0.125), "_biased",
+                     {{"lambd", {0.25F}}, {"bias", {0.125F}}}),
+      pointwise_case("Sinh", -1, [](double x) { return std::sinh(x); }),
+      pointwise_case("Tan", -1, [](double x) { return std::tan(x); }),
+      pointwise_case("ThresholdedRelu", 0, [](double x) { return x > 1 ? x : 0; }),
+      pointwise_case("ThresholdedRelu", -1, [](double x) { return x > -0.25 ? x : 0; }, "_alpha",
+                     {{"alpha", {-0.25F}}}),
+      halved_case("Acos", [](double x) { return std::acos(x); }),
+      halved_case("Asin", [](double x) { return std::asin(x); }),
+      halved_case("Atanh", [](double x) { return std::atanh(x); }),
   };
 }
 
@@ -506,6 +648,15 @@ std::vector<OpCase> binary_cases() {
   for (const auto& [name, a, b] : shapes) {
     cases.push_back(binary_case(
         "Div", name, a, b, [](double x, double y) { return x / y; }, true));
+    OpCase remainder = binary_case(
+        "Mod", name, a, b, [](double x, double y) { return std::fmod(x, y); }, true);
+    remainder.build = [](GraphBuilder& builder, const Ids& in) {
+      const auto shifted = [&](TensorId x) {
+        return builder.add(x, builder.filled({}, 2, TensorKind::kConstant));
+      };
+      return builder.node("Mod", {shifted(in[0]), shifted(in[1])}, {{"fmod", number(1)}});
+    };
+    cases.push_back(std::move(remainder));
     cases.push_back(
         binary_case("Max", name, a, b, [](double x, double y) { return std::max(x, y); }));
     cases.push_back(
@@ -525,6 +676,27 @@ std::vector<OpCase> binary_cases() {
                      for (std::size_t i = 0; i < y.size(); ++i) y[i] *= v[1][i % 5];
                      return y;
                    }});
+  const std::vector<std::tuple<std::string, Shape, Shape>> slopes = {
+      {"by_channel", {2, 8, 3, 2}, {8, 1, 1}},
+      {"one_slope", {2, 8, 3, 2}, {1}},
+      {"by_element", {2, 8, 3, 2}, {8, 3, 2}},
+      {"rows", {3, 7}, {7}},
+  };
+  for (const auto& [name, x, slope] : slopes) {
+    cases.push_back({"PRelu_" + name,
+                     {x},
+                     [slope = slope](GraphBuilder& b, const Ids& in) {
+                       return b.node("PRelu", {in[0], b.parameter(slope, 1)});
+                     },
+                     [x = x, slope = slope](const std::vector<Values>& v) {
+                       const Values factor = oracle::expand(slope, v[1], x);
+                       Values y = v[0];
+                       for (std::size_t i = 0; i < y.size(); ++i) {
+                         if (y[i] < 0) y[i] *= factor[i];
+                       }
+                       return y;
+                     }});
+  }
   cases.push_back({"Pow_of_2",
                    {{3, 4}},
                    [](GraphBuilder& b, const Ids& in) {
@@ -558,47 +730,6 @@ std::vector<OpCase> transpose_cases() {
                      [x = x, order = order](const std::vector<Values>& v) {
                        return oracle::transpose(x, v[0], order);
                      }});
-  }
-  return cases;
-}
-
-std::vector<OpCase> reduce_cases() {
-  std::vector<OpCase> cases;
-  const std::vector<std::tuple<std::string, Shape, Ints, Ints>> axes_of = {
-      // name, shape, axes as written, axes ascending
-      {"tokens", {2, 5, 3}, {1}, {1}},
-      {"features", {2, 5, 3}, {-1}, {2}},
-      {"channels", {2, 8, 3, 4}, {1}, {1}},
-      {"width_and_channels", {2, 8, 3, 4}, {3, -3}, {1, 3}},
-      {"one_row", {2, 8, 3, 4}, {1, 2, 3}, {1, 2, 3}},
-  };
-  for (const char* type : {"ReduceMean", "ReduceSum"}) {
-    for (const auto& [name, x, axes, ascending] : axes_of) {
-      double count = 1;
-      for (const std::int64_t axis : ascending) {
-        count *= static_cast<double>(x[static_cast<std::size_t>(axis)]);
-      }
-      const double scale = type == std::string("ReduceMean") ? 1 / count : 1;
-      const auto oracle = [x = x, ascending = ascending, scale](const std::vector<Values>& v) {
-        return oracle::reduce(x, v[0], ascending, scale);
-      };
-      for (const std::int64_t keeps : {0, 1}) {
-        cases.push_back(
-            {type + ("_" + name) + (keeps != 0 ? "_kept" : ""),
-             {x},
-             [=, axes = axes](GraphBuilder& b, const Ids& in) {
-               return b.node(type, in, {{"axes", ints(axes)}, {"keepdims", number(keeps)}});
-             },
-             oracle});
-      }
-      cases.push_back({type + ("_" + name) + "_opset_18",
-                       {x},
-                       [=, axes = axes](GraphBuilder& b, const Ids& in) {
-                         return b.node(type, {in[0], b.ints(axes)});
-                       },
-                       oracle,
-                       18});
-    }
   }
   return cases;
 }
@@ -645,6 +776,136 @@ double element(const Shape& shape, const Values& values, const Shape& index) {
   std::int64_t at = 0;
   for (std::size_t d = 0; d < shape.size(); ++d) at = at * shape[d] + index[d];
   return values[static_cast<std::size_t>(at)];
+}
+
+double total(const Values& values, double (*f)(double)) {
+  double sum = 0;
+  for (const double x : values) sum += f(x);
+  return sum;
+}
+
+std::vector<OpCase> reduce_cases() {
+  std::vector<OpCase> cases;
+  const std::vector<std::tuple<std::string, Shape, Ints, Ints>> axes_of = {
+      // name, shape, axes as written, axes ascending
+      {"tokens", {2, 5, 3}, {1}, {1}},
+      {"features", {2, 5, 3}, {-1}, {2}},
+      {"channels", {2, 8, 3, 4}, {1}, {1}},
+      {"width_and_channels", {2, 8, 3, 4}, {3, -3}, {1, 3}},
+      {"one_row", {2, 8, 3, 4}, {1, 2, 3}, {1, 2, 3}},
+  };
+  struct Fold {
+    std::string type;
+    double (*value)(const Values& group);
+    double offset = 0;  // added to the elements
+  };
+  const std::vector<Fold> folds = {
+      {"ReduceL1", [](const Values& g) { return total(g, [](double x) { return std::abs(x); }); }},
+      {"ReduceL2",
+       [](const Values& g) { return std::sqrt(total(g, [](double x) { return x * x; })); }},
+      {"ReduceLogSum",
+       [](const Values& g) { return std::log(total(g, [](double x) { return x; })); }, 2},
+      {"ReduceLogSumExp",
+       [](const Values& g) { return std::log(total(g, [](double x) { return std::exp(x); })); }},
+      {"ReduceMax", [](const Values& g) { return *std::ranges::max_element(g); }},
+      {"ReduceMin", [](const Values& g) { return *std::ranges::min_element(g); }},
+      {"ReduceProd",
+       [](const Values& g) {
+         return std::accumulate(g.begin(), g.end(), 1.0, std::multiplies<>());
+       },
+       1},
+      {"ReduceSumSquare", [](const Values& g) { return total(g, [](double x) { return x * x; }); }},
+  };
+  for (const Fold& fold : folds) {
+    for (const auto& [name, x, axes, ascending] : axes_of) {
+      cases.push_back({fold.type + "_" + name,
+                       {x},
+                       [=, axes = axes](GraphBuilder& b, const Ids& in) {
+                         const TensorId offset =
+                             b.filled({}, static_cast<float>(fold.offset), TensorKind::kConstant);
+                         return b.node(fold.type, {b.add(in[0], offset)},
+                                       {{"axes", ints(axes)}, {"keepdims", number(0)}});
+                       },
+                       [=, x = x, ascending = ascending](const std::vector<Values>& v) {
+                         Values shifted = v[0];
+                         for (double& value : shifted) value += fold.offset;
+                         return oracle::reduce_by(x, shifted, ascending, fold.value);
+                       }});
+    }
+  }
+  // Products of one zero and of several, and extremes that two elements have.
+  const auto with_equals = [&](const std::string& type, std::int64_t count, float value,
+                               double (*fold)(const Values&)) {
+    cases.push_back(
+        {type + "_of_" + std::to_string(count) + "_equal",
+         {{2, 3, 4}},
+         [=](GraphBuilder& b, const Ids& in) {
+           const TensorId equal = b.filled({2, count, 4}, value, TensorKind::kParameter);
+           const TensorId all = b.node("Concat", {in[0], equal}, {{"axis", number(1)}});
+           return b.node(type, {all, b.ints({1})}, {{"keepdims", number(0)}});
+         },
+         [=](const std::vector<Values>& v) {
+           const Shape all = {2, 3 + count, 4};
+           const Values joined = elements(all, [&](Shape i) {
+             if (i[1] < 3) return element({2, 3, 4}, v[0], i);
+             i[1] -= 3;
+             return element({2, count, 4}, v[1], i);
+           });
+           return oracle::reduce_by(all, joined, {1}, fold);
+         },
+         18});
+  };
+  const auto find = [&](const std::string& type) {
+    return std::ranges::find(folds, type, &Fold::type)->value;
+  };
+  with_equals("ReduceProd", 1, 0, find("ReduceProd"));
+  with_equals("ReduceProd", 2, 0, find("ReduceProd"));
+  with_equals("ReduceMax", 2, 3, find("ReduceMax"));
+  with_equals("ReduceMin", 2, -3, find("ReduceMin"));
+  with_equals("ReduceLogSumExp", 3, 1000, [](const Values& g) {  // beyond exp in float64
+    return 1000 + std::log(total(g, [](double x) { return std::exp(x - 1000); }));
+  });
+  cases.push_back({"ReduceSumSquare_of_no_axes",
+                   {{2, 3}},
+                   [](GraphBuilder& b, const Ids& in) {
+                     return b.node("ReduceSumSquare", {in[0], b.ints({})},
+                                   {{"noop_with_empty_axes", number(1)}});
+                   },
+                   [](const std::vector<Values>& v) {
+                     Values y = v[0];
+                     for (double& x : y) x *= x;
+                     return y;
+                   },
+                   18});
+  for (const char* type : {"ReduceMean", "ReduceSum"}) {
+    for (const auto& [name, x, axes, ascending] : axes_of) {
+      double count = 1;
+      for (const std::int64_t axis : ascending) {
+        count *= static_cast<double>(x[static_cast<std::size_t>(axis)]);
+      }
+      const double scale = type == std::string("ReduceMean") ? 1 / count : 1;
+      const auto oracle = [x = x, ascending = ascending, scale](const std::vector<Values>& v) {
+        return oracle::reduce(x, v[0], ascending, scale);
+      };
+      for (const std::int64_t keeps : {0, 1}) {
+        cases.push_back(
+            {type + ("_" + name) + (keeps != 0 ? "_kept" : ""),
+             {x},
+             [=, axes = axes](GraphBuilder& b, const Ids& in) {
+               return b.node(type, in, {{"axes", ints(axes)}, {"keepdims", number(keeps)}});
+             },
+             oracle});
+      }
+      cases.push_back({type + ("_" + name) + "_opset_18",
+                       {x},
+                       [=, axes = axes](GraphBuilder& b, const Ids& in) {
+                         return b.node(type, {in[0], b.ints(axes)});
+                       },
+                       oracle,
+                       18});
+    }
+  }
+  return cases;
 }
 
 // Operators that only move elements: where element `index` of the result is from.
@@ -780,6 +1041,62 @@ std::vector<OpCase> move_cases() {
            return element({2, 3, 4}, v[0], i) + element({5, 4}, v[1], {i[1] == 1 ? 0 : 4, i[2]});
          });
        }},
+      move_case("Tile", {2, 8, 1, 3}, {2, 16, 4, 3}, node("Tile", {{1, 2, 4, 1}}),
+                [](Shape i) {
+                  return Shape{i[0], i[1] % 8, 0, i[3]};
+                }),
+      move_case(
+          "GatherND_of_places", {2, 5, 3}, {3, 3},
+          [](GraphBuilder& b, const Ids& in) {
+            const TensorId places =
+                b.node("Reshape", {b.ints({1, 4, 0, -5, 1, 4}), b.ints({3, 2})});
+            return b.node("GatherND", {in[0], places});
+          },
+          [](Shape i) {
+            return i[0] == 1 ? Shape{0, 0, i[1]} : Shape{1, 4, i[1]};
+          }),
+      {"CumSum",
+       {{2, 8, 3, 2}},
+       node("CumSum", {{1}}),
+       [](const std::vector<Values>& v) {
+         return elements({2, 8, 3, 2}, [&](Shape i) {
+           double sum = 0;
+           for (Shape k = {i[0], 0, i[2], i[3]}; k[1] <= i[1]; ++k[1]) {
+             sum += element({2, 8, 3, 2}, v[0], k);
+           }
+           return sum;
+         });
+       }},
+      {"CumSum_from_the_end_without_itself",
+       {{2, 5, 3}},
+       node("CumSum", {{-2}}, {{"exclusive", number(1)}, {"reverse", number(1)}}),
+       [](const std::vector<Values>& v) {
+         return elements({2, 5, 3}, [&](Shape i) {
+           double sum = 0;
+           for (Shape k = {i[0], i[1] + 1, i[2]}; k[1] < 5; ++k[1]) {
+             sum += element({2, 5, 3}, v[0], k);
+           }
+           return sum;
+         });
+       }},
+      {"GatherElements_of_the_extremes",  // indices from the data, gradients to the data
+       {{2, 8, 3, 2}},
+       [](GraphBuilder& b, const Ids& in) {
+         const TensorId largest = b.node("ArgMax", in, {{"axis", number(1)}});
+         const TensorId smallest = b.node("ArgMin", in, {{"axis", number(1)}});
+         const TensorId both = b.node("Concat", {smallest, largest}, {{"axis", number(1)}});
+         return b.node("GatherElements", {in[0], both}, {{"axis", number(1)}});
+       },
+       [](const std::vector<Values>& v) {
+         return elements({2, 2, 3, 2}, [&](const Shape& i) {
+           double extreme = element({2, 8, 3, 2}, v[0], {i[0], 0, i[2], i[3]});
+           for (std::int64_t c = 1; c < 8; ++c) {
+             const double x = element({2, 8, 3, 2}, v[0], {i[0], c, i[2], i[3]});
+             extreme = i[1] == 0 ? std::min(extreme, x) : std::max(extreme, x);
+           }
+           return extreme;
+         });
+       }},
       move_case("Unsqueeze", {2, 5}, {2, 1, 5, 1}, node("Unsqueeze", {{1, -1}}),
                 [](Shape i) {
                   return Shape{i[0], i[2]};
@@ -876,14 +1193,138 @@ std::vector<OpCase> choice_cases() {
   return cases;
 }
 
+std::vector<OpCase> group_norm_cases() {
+  const auto make = [](const std::string& type, const std::string& name, const Shape& x,
+                       std::int64_t groups, int opset, bool with_relu = false) {
+    const Shape parameters = {type == "GroupNormalization" && opset < 21 ? groups : x[1]};
+    return OpCase{
+        type + "_" + name,
+        {x},
+        [=](GraphBuilder& b, const Ids& in) {
+          GraphBuilder::Attributes attributes = {{"epsilon", {0.01F}}};
+          if (type == "GroupNormalization") attributes["num_groups"] = number(groups);
+          const TensorId scale = b.parameter(parameters, 0.5F, 1);
+          const TensorId y = b.node(type, {in[0], scale, b.parameter(parameters, 1)}, attributes);
+          return with_relu ? b.relu(y) : y;
+        },
+        [=](const std::vector<Values>& v) {
+          Values y = oracle::group_norm(x, v[0], groups, v[1], v[2], 0.01F);
+          return with_relu ? oracle::relu(std::move(y)) : y;
+        },
+        opset};
+  };
+  std::vector<OpCase> cases;
+  for (const int opset : {18, 21}) {
+    const std::string since = "_opset_" + std::to_string(opset);
+    const auto add = [&](const std::string& name, const Shape& x, std::int64_t groups,
+                         bool with_relu = false) {
+      cases.push_back(make("GroupNormalization", name + since, x, groups, opset, with_relu));
+    };
+    add("one_group", {2, 16, 3, 2}, 1);
+    add("within_blocks", {2, 16, 3, 2}, 4);
+    add("within_blocks_Relu", {2, 16, 3, 2}, 4, true);
+    add("odd_channels", {3, 6, 3, 3}, 2);
+    add("rank_3", {2, 6, 5}, 3);
+    add("rank_3_in_pieces", {2, 6, 24}, 3);
+    add("images_in_pieces", {2, 8, 4, 8}, 2, true);
+    add("rank_5", {2, 4, 2, 3, 2}, 2, true);
+    add("rows", {3, 12}, 3);
+  }
+  cases.push_back(make("InstanceNormalization", "images", {2, 16, 3, 4}, 16, 13));
+  cases.push_back(make("InstanceNormalization", "images_Relu", {1, 8, 3, 4}, 8, 13, true));
+  cases.push_back(make("InstanceNormalization", "rank_3", {2, 4, 9}, 4, 13));
+  return cases;
+}
+
 std::vector<OpCase> all_cases() {
   std::vector<OpCase> cases;
-  for (auto make :
-       {conv_cases, product_cases, add_cases, channel_cases, order_cases, pointwise_cases,
-        binary_cases, transpose_cases, reduce_cases, layer_norm_cases, move_cases, choice_cases}) {
+  for (auto make : {conv_cases, product_cases, add_cases, channel_cases, order_cases,
+                    pointwise_cases, binary_cases, transpose_cases, reduce_cases, layer_norm_cases,
+                    group_norm_cases, move_cases, choice_cases}) {
     for (OpCase& c : make()) cases.push_back(std::move(c));
   }
   return cases;
+}
+
+// --- Integers ---
+
+struct Pair {
+  std::int64_t a, b;
+};
+constexpr std::int64_t kLowest = std::numeric_limits<std::int64_t>::min();
+constexpr std::int64_t kHighest = std::numeric_limits<std::int64_t>::max();
+
+// The operator's results for pairs of integers.
+Ints combine(const std::string& type, const std::vector<Pair>& pairs,
+             GraphBuilder::Attributes attributes = {}) {
+  GraphBuilder b(13);
+  const auto count = static_cast<std::int64_t>(pairs.size());
+  const TensorId both = b.input({2, count}, DataType::kInt64);
+  const auto operand = [&](std::int64_t row) {
+    return b.node("Gather", {both, b.scalar(row)}, {{"axis", number(1)}});
+  };
+  Graph graph = b.finish(b.node(type, {operand(0), operand(1)}, attributes));
+  ThreadPool pool(1);
+  TimeLedger ledger;
+  LocalEngine engine(pool, ledger);
+  auto executor = Executor::create(graph, {.mode = StepMode::kInference}, engine, pool, ledger);
+  if (!executor.ok()) throw std::runtime_error(executor.error().one_line());
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    (*executor)->input_ints(0)[i] = pairs[i].a;
+    (*executor)->input_ints(0)[pairs.size() + i] = pairs[i].b;
+  }
+  const Status status = (*executor)->forward(0);
+  if (!status.ok()) {
+    EXPECT_EQ(status.error().code, ErrorCode::kBadData);
+    return {};
+  }
+  return {(*executor)->output_ints(0).begin(), (*executor)->output_ints(0).end()};
+}
+
+__extension__ using Wide = __int128;
+
+TEST(IntegerOps, AreExactModuloTheWordAndNeverTrap) {
+  std::vector<Pair> pairs;
+  const Ints values = {kLowest, kLowest + 1, -7, -2, -1, 1, 2, 3, 7, kHighest};
+  for (const std::int64_t a : values) {
+    for (const std::int64_t b : values) pairs.push_back({a, b});
+    pairs.push_back({0, a});
+  }
+  const auto word = [](Wide x) { return static_cast<std::int64_t>(x); };
+  const Ints sums = combine("Add", pairs), differences = combine("Sub", pairs),
+             products = combine("Mul", pairs), quotients = combine("Div", pairs),
+             rests = combine("Mod", pairs), c_rests = combine("Mod", pairs, {{"fmod", number(1)}}),
+             most = combine("Max", pairs), least = combine("Min", pairs),
+             powers = combine("Pow", pairs);
+  ASSERT_EQ(powers.size(), pairs.size());
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    const Wide a = pairs[i].a, b = pairs[i].b;
+    SCOPED_TRACE(std::to_string(pairs[i].a) + ", " + std::to_string(pairs[i].b));
+    EXPECT_EQ(sums[i], word(a + b));
+    EXPECT_EQ(differences[i], word(a - b));
+    EXPECT_EQ(products[i], word(a * b));
+    EXPECT_EQ(quotients[i], word(a / b));
+    EXPECT_EQ(c_rests[i], word(a % b));
+    EXPECT_EQ(rests[i], word(((a % b) + b) % b)) << "has the sign of b";
+    EXPECT_EQ(most[i], word(std::max(a, b)));
+    EXPECT_EQ(least[i], word(std::min(a, b)));
+    if (b < 0 || b > 7) continue;
+    std::uint64_t power = 1;
+    for (Wide k = 0; k < b; ++k) power *= static_cast<std::uint64_t>(pairs[i].a);
+    EXPECT_EQ(powers[i], static_cast<std::int64_t>(power));
+  }
+}
+
+TEST(IntegerOps, RefuseToDivideByZero) {
+  EXPECT_TRUE(combine("Div", {{1, 1}, {1, 0}}).empty());
+  EXPECT_TRUE(combine("Mod", {{0, 0}, {1, 1}}).empty());
+}
+
+TEST(IntegerOps, PowersTowardsZero) {
+  EXPECT_EQ(combine("Pow", {{2, -1}, {-1, kLowest}, {-1, -3}, {1, kLowest}, {0, 0}, {3, kHighest}})
+                .size(),
+            6U);
+  EXPECT_EQ(combine("Pow", {{2, -1}, {-1, -3}, {-1, -4}, {1, -9}}), (Ints{0, -1, 1, 1}));
 }
 
 class OpCases : public testing::TestWithParam<OpCase> {};

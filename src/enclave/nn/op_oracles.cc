@@ -39,19 +39,19 @@ std::int64_t channel_of(const Shape& x, std::size_t index) {
 }  // namespace
 
 Values conv(const Shape& x_shape, const Values& x, std::int64_t m, const Values& weights,
-            const Values& bias, const Window2d& w) {
+            const Values& bias, const Window2d& w, std::int64_t groups) {
   Values out;
-  const std::int64_t channels = x_shape[1], taps = w.kernel[0] * w.kernel[1];
+  const std::int64_t channels = x_shape[1] / groups, taps = w.kernel[0] * w.kernel[1];
   for (std::int64_t image = 0; image < x_shape[0]; ++image) {
     for (std::int64_t o = 0; o < m; ++o) {
       for (std::int64_t oy = 0; oy < w.out[0]; ++oy) {
         for (std::int64_t ox = 0; ox < w.out[1]; ++ox) {
           double sum = bias.empty() ? 0 : bias[static_cast<std::size_t>(o)];
+          const std::int64_t first = image * x_shape[1] + o / (m / groups) * channels;
           for (std::int64_t c = 0; c < channels; ++c) {
-            visit_taps(
-                x_shape, w, image * channels + c, oy, ox, [&](std::size_t i, std::int64_t tap) {
-                  sum += x[i] * weights[static_cast<std::size_t>((o * channels + c) * taps + tap)];
-                });
+            visit_taps(x_shape, w, first + c, oy, ox, [&](std::size_t i, std::int64_t tap) {
+              sum += x[i] * weights[static_cast<std::size_t>((o * channels + c) * taps + tap)];
+            });
           }
           out.push_back(sum);
         }
@@ -182,10 +182,11 @@ Values transpose(const Shape& shape, const Values& x, const Shape& order) {
   return out;
 }
 
-Values reduce(const Shape& shape, const Values& x, const Shape& axes, double scale) {
+Values reduce_by(const Shape& shape, const Values& x, const Shape& axes,
+                 double (*fold)(const Values& group)) {
   Shape out_shape = shape;
   for (const std::int64_t axis : axes) out_shape[static_cast<std::size_t>(axis)] = 1;
-  Values out(static_cast<std::size_t>(element_count(out_shape)), 0.0);
+  std::vector<Values> groups(static_cast<std::size_t>(element_count(out_shape)));
   for (std::size_t i = 0; i < x.size(); ++i) {
     auto rest = static_cast<std::int64_t>(i);
     std::int64_t at = 0, stride = 1;
@@ -194,8 +195,20 @@ Values reduce(const Shape& shape, const Values& x, const Shape& axes, double sca
       rest /= shape[d];
       stride *= out_shape[d];
     }
-    out[static_cast<std::size_t>(at)] += scale * x[i];
+    groups[static_cast<std::size_t>(at)].push_back(x[i]);
   }
+  Values out;
+  for (const Values& group : groups) out.push_back(fold(group));
+  return out;
+}
+
+Values reduce(const Shape& shape, const Values& x, const Shape& axes, double scale) {
+  Values out = reduce_by(shape, x, axes, [](const Values& group) {
+    double sum = 0;
+    for (const double value : group) sum += value;
+    return sum;
+  });
+  for (double& value : out) value *= scale;
   return out;
 }
 
@@ -212,6 +225,28 @@ Values layer_norm(const Values& x, std::int64_t width, const Values& scale, cons
     for (std::size_t i = 0; i < n; ++i) {
       out[row + i] = (x[row + i] - mean) / std::sqrt(variance + epsilon) * scale[i] +
                      (bias.empty() ? 0 : bias[i]);
+    }
+  }
+  return out;
+}
+
+Values group_norm(const Shape& x_shape, const Values& x, std::int64_t groups, const Values& scale,
+                  const Values& bias, double epsilon) {
+  // A group is one run of memory in ONNX's order.
+  const std::size_t runs = static_cast<std::size_t>(x_shape[0] * groups);
+  const std::size_t n = x.size() / runs;
+  const auto channels = static_cast<std::size_t>(x_shape[1]);
+  Values out(x.size());
+  for (std::size_t run = 0; run < runs; ++run) {
+    double mean = 0, variance = 0;
+    for (std::size_t i = run * n; i < (run + 1) * n; ++i) mean += x[i] / static_cast<double>(n);
+    for (std::size_t i = run * n; i < (run + 1) * n; ++i) {
+      variance += (x[i] - mean) * (x[i] - mean) / static_cast<double>(n);
+    }
+    for (std::size_t i = run * n; i < (run + 1) * n; ++i) {
+      const auto c = static_cast<std::size_t>(channel_of(x_shape, i));
+      const std::size_t k = c * scale.size() / channels;
+      out[i] = (x[i] - mean) / std::sqrt(variance + epsilon) * scale[k] + bias[k];
     }
   }
   return out;

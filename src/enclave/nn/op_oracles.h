@@ -15,9 +15,9 @@ struct Window2d {
   Shape out;  // height and width, as the test's author worked them out
 };
 
-// x: (n, c, h, w); weights: (m, c, kh, kw); bias: m values or none.
+// x: (n, c, h, w); weights: (m, c / groups, kh, kw); bias: m values or none.
 Values conv(const Shape& x_shape, const Values& x, std::int64_t m, const Values& weights,
-            const Values& bias, const Window2d& window);
+            const Values& bias, const Window2d& window, std::int64_t groups = 1);
 Values max_pool(const Shape& x_shape, const Values& x, const Window2d& window);
 // A window's sum by the number of its taps inside the image, or inside image and padding.
 Values average_pool(const Shape& x_shape, const Values& x, const Window2d& window,
@@ -40,9 +40,16 @@ Values add(const Shape& a_shape, const Values& a, const Shape& b_shape, const Va
 Values transpose(const Shape& shape, const Values& x, const Shape& order);
 // Sums over the dimensions in `axes`, ascending, times `scale`.
 Values reduce(const Shape& shape, const Values& x, const Shape& axes, double scale);
+// The same by any fold of the elements that become one.
+Values reduce_by(const Shape& shape, const Values& x, const Shape& axes,
+                 double (*fold)(const Values& group));
 // Each run of `width` by its own mean and variance, then scale and bias (or none) a column.
 Values layer_norm(const Values& x, std::int64_t width, const Values& scale, const Values& bias,
                   double epsilon);
+// Each of `groups` runs of channels of each image by its own mean and variance, then a scale and a
+// bias a channel, or a group.
+Values group_norm(const Shape& x_shape, const Values& x, std::int64_t groups, const Values& scale,
+                  const Values& bias, double epsilon);
 // Over `length` neighbours that are `inner` apart.
 Values softmax(const Values& x, std::int64_t outer, std::int64_t length, std::int64_t inner);
 

@@ -34,9 +34,10 @@ struct OneNode {
       Tensor tensor;
       const bool weight = i > 0 && op_type != "Add" && op_type != "MatMul";
       tensor.kind = weight ? TensorKind::kParameter : TensorKind::kActivation;
-      const bool takes_ints = op_type == "Reshape" || op_type == "Slice" || op_type == "Pad" ||
-                              op_type == "Expand" || op_type == "Squeeze" ||
-                              op_type == "Unsqueeze" || op_type == "Gather";
+      const bool takes_ints =
+          op_type.starts_with("Reduce") || op_type.starts_with("Gather") || op_type == "Reshape" ||
+          op_type == "Slice" || op_type == "Pad" || op_type == "Expand" || op_type == "Squeeze" ||
+          op_type == "Unsqueeze" || op_type == "Tile" || op_type == "CumSum" || op_type == "OneHot";
       if (op_type == "ConstantOfShape" || op_type == "Range" || (takes_ints && i > 0)) {
         tensor.kind = TensorKind::kConstant;
         tensor.type = DataType::kInt64;
@@ -83,6 +84,10 @@ const std::vector<BadNode> kBadNodes = {
     {"conv_of_a_matrix", "Conv", {{2, 3}, {4, 3, 3, 3}}},
     {"conv_without_weights", "Conv", {{2, 3, 8, 8}}},
     {"conv_channels", "Conv", {{2, 3, 8, 8}, {4, 5, 3, 3}}},
+    {"conv_groups_0", "Conv", {{2, 4, 8, 8}, {4, 4, 3, 3}}, {{"group", number(0)}}},
+    {"conv_groups_of_inputs", "Conv", {{2, 5, 8, 8}, {4, 2, 3, 3}}, {{"group", number(2)}}},
+    {"conv_groups_of_outputs", "Conv", {{2, 4, 8, 8}, {5, 2, 3, 3}}, {{"group", number(2)}}},
+    {"conv_group_channels", "Conv", {{2, 4, 8, 8}, {4, 4, 3, 3}}, {{"group", number(2)}}},
     {"conv_kernel_too_large", "Conv", {{2, 3, 2, 2}, {4, 3, 3, 3}}},
     {"conv_bias", "Conv", {{2, 3, 8, 8}, {4, 3, 3, 3}, {5}}},
     {"conv_stride_0", "Conv", {{2, 3, 8, 8}, {4, 3, 3, 3}}, {{"strides", ints({0, 1})}}},
@@ -103,6 +108,19 @@ const std::vector<BadNode> kBadNodes = {
     {"add_one_input", "Add", {{2, 3}}},
     {"norm_without_channels", "BatchNormalization", {{8}, {8}, {8}, {8}, {8}}},
     {"norm_parameters", "BatchNormalization", {{2, 8}, {8}, {8}, {7}, {8}}},
+    {"group_norm_groups",
+     "GroupNormalization",
+     {{2, 8, 3, 3}, {3}, {3}},
+     {{"num_groups", number(3)}}},
+    {"group_norm_no_groups", "GroupNormalization", {{2, 8, 3, 3}, {8}, {8}}},
+    {"group_norm_parameters",
+     "GroupNormalization",
+     {{2, 8, 3, 3}, {2}, {4}},
+     {{"num_groups", number(2)}}},
+    {"instance_norm_parameters", "InstanceNormalization", {{2, 8, 3, 3}, {8}, {7}}},
+    {"instance_norm_without_channels", "InstanceNormalization", {{8}, {8}, {8}}},
+    {"prelu_of_a_larger_slope", "PRelu", {{2, 1}, {2, 3}}},
+    {"log_softmax_axis", "LogSoftmax", {{2, 3}}, {{"axis", number(-3)}}},
     {"pool_of_rows", "MaxPool", {{2, 3}}, {{"kernel_shape", ints({2, 2})}}},
     {"pool_kernel_0", "AveragePool", {{2, 3, 4, 4}}, {{"kernel_shape", ints({0, 2})}}},
     {"pool_in_padding",
@@ -127,6 +145,24 @@ const std::vector<BadNode> kBadNodes = {
      {std::int64_t{1} << 40, std::int64_t{1} << 40}},
     {"reshape_zero_beyond", "Reshape", {{2, 3}, {3}}, {}, {2, 3, 0}},
     {"reshape_indivisible", "Reshape", {{2, 3}, {2}}, {}, {4, -1}},
+    {"reduce_axis", "ReduceMax", {{2, 3}, {1}}, {}, {2}},
+    {"arg_max_axis", "ArgMax", {{2, 3}}, {{"axis", number(-3)}}},
+    {"arg_min_scalar", "ArgMin", {{}}},
+    {"cum_sum_axis", "CumSum", {{2, 3}, {}}, {}, {2}},
+    {"cum_sum_two_axes", "CumSum", {{2, 3}, {2}}, {}, {0, 1}},
+    {"tile_rank", "Tile", {{2, 3}, {1}}, {}, {2}},
+    {"tile_nothing", "Tile", {{2, 3}, {2}}, {}, {2, 0}},
+    {"tile_overflow", "Tile", {{2, 3}, {2}}, {}, {std::int64_t{1} << 62, 1}},
+    {"gather_nd_tuples", "GatherND", {{2, 3}, {4, 3}}, {}, {0}},
+    {"gather_nd_scalar", "GatherND", {{2, 3}, {}}, {}, {0}},
+    {"gather_nd_batches", "GatherND", {{2, 3}, {4, 1}}, {{"batch_dims", number(1)}}, {0}},
+    {"gather_nd_batch_dims", "GatherND", {{2, 3}, {2, 3}}, {{"batch_dims", number(2)}}, {0}},
+    {"gather_elements_rank", "GatherElements", {{2, 3}, {2}}, {}, {0}},
+    {"gather_elements_shape", "GatherElements", {{2, 3}, {3, 3}}, {{"axis", number(1)}}, {0}},
+    {"hardmax_axis", "Hardmax", {{2, 3}}, {{"axis", number(2)}}},
+    {"eye_like_rank", "EyeLike", {{2, 3, 4}}},
+    {"one_hot_depth", "OneHot", {{2, 3}, {}, {2}}, {}, {0}},
+    {"one_hot_axis", "OneHot", {{2, 3}, {}, {2}}, {{"axis", number(3)}}, {4}},
     {"reshape_allowzero", "Reshape", {{2, 3}, {2}}, {{"allowzero", number(1)}}, {0, 3}},
 };
 
@@ -170,7 +206,8 @@ TEST(ShapeRules, SurviveWhateverComes) {
          {"kernel_shape", "strides", "pads", "dilations", "axes", "starts", "ends", "perm"}) {
       if (rng() % 3 == 0) attributes[key] = ints(list());
     }
-    for (const char* key : {"axis", "ceil_mode", "group", "allowzero", "transB", "transA"}) {
+    for (const char* key : {"axis", "ceil_mode", "group", "num_groups", "allowzero", "transB",
+                            "transA", "batch_dims", "k"}) {
       if (rng() % 3 == 0) attributes[key] = number(odd());
     }
     const OneNode one(std::string(op.type), inputs, attributes, list(), rng() % 2 == 0 ? 9 : 13);

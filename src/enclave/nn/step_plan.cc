@@ -276,8 +276,9 @@ class Planner {
       return readers_[at(node_of(planned).inputs[1])].size() == 1;
     };
     geometry.out_c = stack.geometry.out_c;
-    return geometry == stack.geometry && is_used_once(a) && is_used_once(b) &&
-           a.has_backward == b.has_backward && (!a.has_backward || a.wants[1] == b.wants[1]) &&
+    return geometry.groups == 1 && geometry == stack.geometry && is_used_once(a) &&
+           is_used_once(b) && a.has_backward == b.has_backward &&
+           (!a.has_backward || a.wants[1] == b.wants[1]) &&
            plan_.blocks[at(node_of(a).outputs[0])] == plan_.blocks[at(node_of(b).outputs[0])];
   }
 

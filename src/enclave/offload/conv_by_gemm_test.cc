@@ -30,7 +30,7 @@ TEST_P(ConvByGemm, MatchesFloat64Oracle) {
   std::vector<float> output(d_output.size()), d_weights(weights.size()), d_input(input.size(), 9);
   conv_forward_by_gemm(pool, g, input.data(), weights.data(), bias.data(), output.data());
   conv_backward_weights_by_gemm(pool, g, input.data(), d_output.data(), d_weights.data());
-  conv_backward_input_by_gemm(g, weights.data(), d_output.data(), d_input.data());
+  conv_backward_input_by_gemm(pool, g, weights.data(), d_output.data(), d_input.data());
 
   std::vector<double> want_weights(weights.size(), 0);
   std::vector<float> want_input(input.size(), 0), scratch(static_cast<std::size_t>(g.n()));
@@ -104,6 +104,67 @@ INSTANTIATE_TEST_SUITE_P(Geometries, ConvByGemm,
                                                       .out_c = 2,
                                                       .kernel_h = 3,
                                                       .kernel_w = 3}));
+
+// Groups are the convolution whose weights are zero between one group's inputs and another's
+// outputs.
+TEST(ConvByGemmOfGroups, MatchesTheSparseOne) {
+  const ConvGeometry grouped{.batch = 2,
+                             .in_h = 6,
+                             .in_w = 5,
+                             .in_c = 6,
+                             .out_h = 3,
+                             .out_w = 5,
+                             .out_c = 9,
+                             .kernel_h = 3,
+                             .kernel_w = 2,
+                             .stride_h = 2,
+                             .pad_top = 1,
+                             .pad_right = 1,
+                             .groups = 3};
+  ConvGeometry sparse = grouped;
+  sparse.groups = 1;
+  const auto count = static_cast<std::size_t>(grouped.m() * grouped.n());
+  // Calls body(index in the grouped weights, index of the same one in the sparse weights).
+  const auto for_weights = [&](const auto& body) {
+    const std::int64_t width = grouped.in_c / grouped.groups;
+    for (std::int64_t i = 0; i < grouped.m() * grouped.n(); ++i) {
+      const std::int64_t feature = i / grouped.n(), tap = i % grouped.n() / width;
+      const std::int64_t group = feature / (grouped.out_c / grouped.groups);
+      body(static_cast<std::size_t>(i),
+           static_cast<std::size_t>(feature * sparse.n() + tap * sparse.in_c + group * width +
+                                    i % width));
+    }
+  };
+  ThreadPool pool(2);
+  const auto input = normals(grouped.input_elements(), 1);
+  const auto weights = normals(grouped.m() * grouped.n(), 2), bias = normals(grouped.m(), 3);
+  const auto d_output = normals(grouped.p() * grouped.m(), 4);
+  std::vector<float> sparse_weights(static_cast<std::size_t>(sparse.m() * sparse.n()), 0.0F);
+  for_weights([&](std::size_t i, std::size_t at) { sparse_weights[at] = weights[i]; });
+
+  struct Results {
+    std::vector<float> output, d_weights, d_input;
+  };
+  const auto run = [&](const ConvGeometry& g, const std::vector<float>& w) {
+    Results r{std::vector<float>(d_output.size(), 9), std::vector<float>(w.size(), 9),
+              std::vector<float>(input.size(), 9)};
+    conv_forward_by_gemm(pool, g, input.data(), w.data(), bias.data(), r.output.data());
+    conv_backward_weights_by_gemm(pool, g, input.data(), d_output.data(), r.d_weights.data());
+    conv_backward_input_by_gemm(pool, g, w.data(), d_output.data(), r.d_input.data());
+    return r;
+  };
+  const Results got = run(grouped, weights), want = run(sparse, sparse_weights);
+  ASSERT_EQ(got.d_weights.size(), count);
+  for (std::size_t i = 0; i < got.output.size(); ++i) {
+    ASSERT_NEAR(got.output[i], want.output[i], 1e-5) << i;
+  }
+  for_weights([&](std::size_t i, std::size_t at) {
+    ASSERT_NEAR(got.d_weights[i], want.d_weights[at], 1e-5) << i;
+  });
+  for (std::size_t i = 0; i < got.d_input.size(); ++i) {
+    ASSERT_NEAR(got.d_input[i], want.d_input[i], 1e-5) << i;
+  }
+}
 
 }  // namespace
 }  // namespace tempo

@@ -62,14 +62,18 @@ struct ConvPrimitives::State {
       : geometry(op.geometry),
         workspace(w),
         source_dims{op.geometry.batch, op.geometry.in_c, op.geometry.in_h, op.geometry.in_w},
-        weight_dims{op.geometry.out_c, op.geometry.in_c, op.geometry.kernel_h,
-                    op.geometry.kernel_w},
+        weight_dims(weight_dims_of(op.geometry)),
         result_dims{op.geometry.batch, op.geometry.out_c, op.geometry.out_h, op.geometry.out_w},
         source_tag(layout_tag(op.input_block)),
         result_tag(layout_tag(op.output_block)),
         source(source_dims, kF32, source_tag),
-        weights(weight_dims, kF32, Tag::ohwi),
+        weights(weight_dims, kF32, op.geometry.groups == 1 ? Tag::ohwi : Tag::gohwi),
         result(result_dims, kF32, result_tag) {}
+
+  static Memory::dims weight_dims_of(const ConvGeometry& g) {
+    if (g.groups == 1) return {g.out_c, g.in_c, g.kernel_h, g.kernel_w};
+    return {g.groups, g.out_c / g.groups, g.in_c / g.groups, g.kernel_h, g.kernel_w};
+  }
 
   // The geometry as oneDNN wants it.
   struct Steps {
@@ -91,7 +95,8 @@ struct ConvPrimitives::State {
     return attributes;
   }
 
-  dnnl::convolution_forward::desc forward_desc(const Desc& from, bool with_bias) const {
+  dnnl::convolution_forward::desc forward_desc(const Desc& from, const Desc& to,
+                                               bool with_bias) const {
     const Steps s = steps();
     const Desc bias = with_bias ? Desc({geometry.out_c}, kF32, Tag::x) : Desc();
     return {dnnl::prop_kind::forward_training,
@@ -99,39 +104,44 @@ struct ConvPrimitives::State {
             from,
             any_weights(),
             bias,
-            result,
+            to,
             s.strides,
             s.dilations,
             s.before,
             s.after};
   }
 
-  dnnl::convolution_forward::primitive_desc describe_forward(const Desc& from,
+  dnnl::convolution_forward::primitive_desc describe_forward(const Desc& from, const Desc& to,
                                                              bool with_bias) const {
-    const auto desc = forward_desc(from, with_bias);
+    const auto desc = forward_desc(from, to, with_bias);
     return first_fast(dnnl::convolution_forward::primitive_desc(desc, own_scratchpad(), cpu()));
   }
 
   template <class P>
-  typename P::primitive_desc describe_backward(const Desc& from) const {
+  typename P::primitive_desc describe_backward(const Desc& from, const Desc& to) const {
     const Steps s = steps();
-    const auto forward_of_it = forward_desc(from, false);
+    const auto forward_of_it = forward_desc(from, to, false);
     const dnnl::convolution_forward::primitive_desc hint(forward_of_it, cpu());
-    const typename P::desc desc(dnnl::algorithm::convolution_direct, from, any_weights(), result,
+    const typename P::desc desc(dnnl::algorithm::convolution_direct, from, any_weights(), to,
                                 s.strides, s.dilations, s.before, s.after);
     return first_fast(typename P::primitive_desc(desc, own_scratchpad(), cpu(), hint));
   }
 
   // Compiles at first use. With few channels oneDNN has fast code for a source in planes or in a
-  // layout of its choice only; copying a source of few channels costs little.
+  // layout of its choice only; copying a source of few channels costs little. Some convolutions of
+  // several groups it can do channels last only.
   template <class P, class Describe>
   bool make(Kernel<P>& kernel, const Describe& describe) {
     if (kernel.is_made) return kernel.description.has_value();
     kernel.is_made = true;
-    for (const Tag tag : {source_tag, Tag::nchw, Tag::any}) {
-      if (tag == Tag::nchw && geometry.in_c > 4) continue;
+    const std::pair<Tag, Tag> layouts[] = {{source_tag, result_tag},
+                                           {Tag::nchw, result_tag},
+                                           {Tag::any, result_tag},
+                                           {Tag::nhwc, Tag::nhwc}};
+    for (const auto& [from, to] : layouts) {
+      if (from == Tag::nchw && geometry.in_c > 4) continue;
       try {
-        auto description = describe(Desc(source_dims, kF32, tag));
+        auto description = describe(Desc(source_dims, kF32, from), Desc(result_dims, kF32, to));
         kernel.primitive = P(description);
         kernel.description = std::move(description);
         return true;
@@ -181,7 +191,9 @@ bool ConvPrimitives::forward(const float* input, const float* weights, const flo
                              float* output) {
   State& s = *state_;
   auto& kernel = bias != nullptr ? s.forward_bias : s.forward;
-  const auto describe = [&](const Desc& from) { return s.describe_forward(from, bias != nullptr); };
+  const auto describe = [&](const Desc& from, const Desc& to) {
+    return s.describe_forward(from, to, bias != nullptr);
+  };
   if (!s.make(kernel, describe)) return false;
   Memory result = s.out(s.result, kernel.description->dst_desc(), output, ConvWorkspace::kResult);
   std::unordered_map<int, Memory> arguments = {
@@ -202,8 +214,8 @@ bool ConvPrimitives::forward(const float* input, const float* weights, const flo
 bool ConvPrimitives::backward_weights(const float* input, const float* d_output, float* d_weights) {
   State& s = *state_;
   auto& kernel = s.backward_weights;
-  const auto describe = [&](const Desc& from) {
-    return s.describe_backward<dnnl::convolution_backward_weights>(from);
+  const auto describe = [&](const Desc& from, const Desc& to) {
+    return s.describe_backward<dnnl::convolution_backward_weights>(from, to);
   };
   if (!s.make(kernel, describe)) return false;
   Memory made =
@@ -221,8 +233,8 @@ bool ConvPrimitives::backward_weights(const float* input, const float* d_output,
 bool ConvPrimitives::backward_input(const float* weights, const float* d_output, float* d_input) {
   State& s = *state_;
   auto& kernel = s.backward_data;
-  const auto describe = [&](const Desc& from) {
-    return s.describe_backward<dnnl::convolution_backward_data>(from);
+  const auto describe = [&](const Desc& from, const Desc& to) {
+    return s.describe_backward<dnnl::convolution_backward_data>(from, to);
   };
   if (!s.make(kernel, describe)) return false;
   Memory made =

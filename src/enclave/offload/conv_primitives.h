@@ -25,8 +25,8 @@ class ConvWorkspace {
 };
 
 // Kernels are compiled at first use and kept. Operands are in the layouts that the operator names;
-// weights are (O, kh, kw, I). Each call returns false, having done nothing, when oneDNN has only
-// its slow reference implementation. One thread at a time.
+// weights are (O, kh, kw, I), I: input channels of one group. Each call returns false, having done
+// nothing, when oneDNN has only its slow reference implementation. One thread at a time.
 class ConvPrimitives {
  public:
   // The workspace must outlive this.

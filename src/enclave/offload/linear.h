@@ -9,6 +9,9 @@
 // For a convolution X is im2col of the input, never materialised in enclave memory; n orders as
 // (kernel row, kernel column, input channel).
 //
+// A convolution of several groups is as many such products as it has groups, of a share of the
+// channels each, and no single one: it stays inside the enclave.
+//
 // Layers that read the same X are one operator with their out-features side by side: X is encoded
 // once, and dX comes back as one sum. Weights, results and gradients of these parts stay where each
 // layer has them.
@@ -25,7 +28,8 @@
 
 namespace tempo {
 
-// A fully connected layer is the 1x1 convolution of a 1x1 image. Channels last throughout.
+// A fully connected layer is the 1x1 convolution of a 1x1 image. Channels last throughout. With
+// groups, out-feature o reads the in_c / groups input channels of group o / (out_c / groups).
 struct ConvGeometry {
   std::int64_t batch = 1;
   std::int64_t in_h = 1, in_w = 1, in_c = 1;
@@ -34,16 +38,17 @@ struct ConvGeometry {
   std::int64_t stride_h = 1, stride_w = 1;
   std::int64_t pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
   std::int64_t dilation_h = 1, dilation_w = 1;
+  std::int64_t groups = 1;  // divides in_c and out_c
 
   std::int64_t m() const { return out_c; }
-  std::int64_t n() const { return kernel_h * kernel_w * in_c; }
+  std::int64_t n() const { return kernel_h * kernel_w * (in_c / groups); }
   std::int64_t p() const { return batch * out_h * out_w; }
   std::int64_t multiply_adds() const { return m() * n() * p(); }
   std::int64_t input_elements() const { return batch * in_h * in_w * in_c; }
   // X is the input itself, row for row: no im2col.
   bool is_direct() const {
-    return kernel_h == 1 && kernel_w == 1 && stride_h == 1 && stride_w == 1 && pad_top == 0 &&
-           pad_left == 0 && pad_bottom == 0 && pad_right == 0;
+    return groups == 1 && kernel_h == 1 && kernel_w == 1 && stride_h == 1 && stride_w == 1 &&
+           pad_top == 0 && pad_left == 0 && pad_bottom == 0 && pad_right == 0;
   }
   bool is_fully_connected() const { return is_direct() && in_h == 1 && in_w == 1; }
   bool operator==(const ConvGeometry&) const = default;
@@ -64,8 +69,9 @@ struct LinearOp {
   // weights (m x n each) and output lie instance by instance; there are no parts.
   std::int64_t instances = 1;
   bool of_activations = false;
-  bool needs_input_gradient = true;  // false when nothing trainable lies upstream
-  bool needs_weight_gradient = true;
+  bool needs_input_gradient = true;   // false when nothing trainable lies upstream
+  bool needs_weight_gradient = true;  // false when the weights are not trained
+  bool has_backward() const { return needs_input_gradient || needs_weight_gradient; }
   // Channel blocking of input and output in memory (oneDNN's nChw8c has 8). 0 = channels last.
   // Only the local engine accepts anything but 0.
   int input_block = 0;

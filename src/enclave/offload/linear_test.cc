@@ -71,5 +71,15 @@ TEST(ConvGeometry, LowersToAMatrixProduct) {
   EXPECT_TRUE((ConvGeometry{.batch = 9, .in_c = 4, .out_c = 3}).is_fully_connected());
 }
 
+TEST(ConvGeometry, GroupsShareTheChannels) {
+  ConvGeometry g{.batch = 2, .in_h = 3, .in_w = 3, .in_c = 12, .out_h = 3, .out_w = 3, .out_c = 8};
+  EXPECT_TRUE(g.is_direct());
+  g.groups = 4;
+  EXPECT_EQ(g.n(), 3);
+  EXPECT_EQ(g.multiply_adds(), 8 * 3 * 18);
+  EXPECT_EQ(g.input_elements(), 2 * 9 * 12);
+  EXPECT_FALSE(g.is_direct());
+}
+
 }  // namespace
 }  // namespace tempo

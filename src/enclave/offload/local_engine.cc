@@ -73,11 +73,12 @@ class LocalEngine::Convolution {
     conv_backward_weights_by_gemm(pool, op_.geometry, x.data(), d.data(), d_weights);
   }
 
-  void backward_input(const float* weights, const float* d_output, float* d_input) {
+  void backward_input(ThreadPool& pool, const float* weights, const float* d_output,
+                      float* d_input) {
     if (primitives_.backward_input(weights, d_output, d_input)) return;
     const LastChannels d(op_, false, d_output);
     LastChannels x(op_, true, d_input);
-    conv_backward_input_by_gemm(op_.geometry, weights, d.data(), x.data());
+    conv_backward_input_by_gemm(pool, op_.geometry, weights, d.data(), x.data());
     x.write_back(d_input);
   }
 
@@ -130,9 +131,10 @@ Status LocalEngine::begin_step(StepMode /*mode*/) {
 LocalEngine::Convolution& LocalEngine::convolution(const LinearOp& op) {
   const ConvGeometry& g = op.geometry;
   auto& entry =
-      convolutions_[{g.batch, g.in_h, g.in_w, g.in_c, g.out_h, g.out_w, g.out_c, g.kernel_h,
-                     g.kernel_w, g.stride_h, g.stride_w, g.pad_top, g.pad_left, g.pad_bottom,
-                     g.pad_right, g.dilation_h, g.dilation_w, op.input_block, op.output_block}];
+      convolutions_[{g.batch,      g.in_h,       g.in_w,     g.in_c,         g.out_h,
+                     g.out_w,      g.out_c,      g.kernel_h, g.kernel_w,     g.stride_h,
+                     g.stride_w,   g.pad_top,    g.pad_left, g.pad_bottom,   g.pad_right,
+                     g.dilation_h, g.dilation_w, g.groups,   op.input_block, op.output_block}];
   if (entry == nullptr) entry = std::make_unique<Convolution>(op, *workspace_);
   return *entry;
 }
@@ -191,13 +193,13 @@ void LocalEngine::backward_part(const LinearOp& op, const float* input, const Ba
   if (part.d_weights != nullptr) conv.backward_weights(pool_, input, part.d_output, part.d_weights);
   if (d_input == nullptr) return;
   if (!accumulate_input) {
-    conv.backward_input(part.weights, part.d_output, d_input);
+    conv.backward_input(pool_, part.weights, part.d_output, d_input);
     return;
   }
   if (sum_.size() < count_of(g.input_elements())) {
     sum_ = AlignedBuffer<float>(count_of(g.input_elements()));
   }
-  conv.backward_input(part.weights, part.d_output, sum_.data());
+  conv.backward_input(pool_, part.weights, part.d_output, sum_.data());
   for_elements(pool_, g.input_elements(), [&](std::int64_t begin, std::int64_t count) {
     kernels::copy(sum_.data() + begin, d_input + begin, count, true);
   });

@@ -13,7 +13,7 @@ namespace tempo {
 namespace {
 
 ConvGeometry conv(int batch, int hw, int in_c, int out_c, int kernel, int stride, int pad,
-                  int dilation = 1) {
+                  int dilation = 1, int groups = 1) {
   ConvGeometry g;
   g.batch = batch;
   g.in_h = g.in_w = hw;
@@ -22,6 +22,7 @@ ConvGeometry conv(int batch, int hw, int in_c, int out_c, int kernel, int stride
   g.kernel_h = g.kernel_w = kernel;
   g.stride_h = g.stride_w = stride;
   g.dilation_h = g.dilation_w = dilation;
+  g.groups = groups;
   g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = pad;
   g.out_h = g.out_w = (hw + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
   return g;
@@ -32,10 +33,13 @@ std::vector<ConvGeometry> geometries() {
   dense.batch = 7;
   dense.in_c = 33;
   dense.out_c = 10;
-  return {conv(2, 9, 1, 16, 3, 1, 1),    conv(2, 9, 3, 16, 3, 1, 1),
-          conv(3, 8, 16, 8, 3, 2, 1),    conv(2, 7, 5, 7, 3, 1, 0),
-          conv(2, 8, 16, 32, 1, 1, 0),   conv(2, 8, 16, 32, 1, 2, 0),
-          conv(1, 11, 8, 8, 3, 1, 2, 2), dense};
+  return {conv(2, 9, 1, 16, 3, 1, 1), conv(2, 9, 3, 16, 3, 1, 1), conv(3, 8, 16, 8, 3, 2, 1),
+          conv(2, 7, 5, 7, 3, 1, 0), conv(2, 8, 16, 32, 1, 1, 0), conv(2, 8, 16, 32, 1, 2, 0),
+          conv(1, 11, 8, 8, 3, 1, 2, 2), dense,
+          // Groups: depthwise, dilated, two features a channel, few channels a group.
+          conv(2, 9, 32, 32, 3, 1, 1, 1, 32), conv(2, 9, 16, 16, 3, 2, 2, 2, 16),
+          conv(2, 7, 16, 32, 5, 1, 2, 1, 16), conv(2, 9, 32, 32, 3, 2, 1, 1, 8),
+          conv(2, 9, 6, 9, 3, 2, 1, 2, 3), conv(2, 1, 16, 32, 1, 1, 0, 1, 2)};
 }
 
 // (N, H, W, C) <-> (N, C/b, H, W, b)
@@ -71,8 +75,9 @@ Oracle oracle(const ConvGeometry& g, const std::vector<float>& input,
     for (std::int64_t a = 0; a < g.m(); ++a) {
       double sum = bias[a];
       for (std::int64_t j = 0; j < g.n(); ++j) {
-        const std::int64_t c = j % g.in_c, kx = j / g.in_c % g.kernel_w,
-                           ky = j / (g.in_c * g.kernel_w);
+        const std::int64_t width = g.in_c / g.groups;
+        const std::int64_t c = a / (g.out_c / g.groups) * width + j % width,
+                           kx = j / width % g.kernel_w, ky = j / (width * g.kernel_w);
         const std::int64_t y = oy * g.stride_h - g.pad_top + ky * g.dilation_h;
         const std::int64_t x = ox * g.stride_w - g.pad_left + kx * g.dilation_w;
         if (y < 0 || y >= g.in_h || x < 0 || x >= g.in_w) continue;

@@ -244,7 +244,7 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input,
   const std::uint64_t first_id = res_.dispatcher->next_id();
   TEMPO_RETURN_IF_ERROR(run(call));
   if (call.wants_moments) deliver_moments(call);
-  if (training) {
+  if (training && op.has_backward()) {
     steps_[op.index] = std::move(step);
   } else {
     const std::uint64_t last_id = res_.dispatcher->next_id();

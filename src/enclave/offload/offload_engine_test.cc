@@ -113,7 +113,8 @@ struct Tensors {
 class Job {
  public:
   Job(const std::vector<Layer>& geometries, Scheme scheme, FakeLink& link,
-      TamperPolicy on_tamper = TamperPolicy::kContinue, int stall_timeout_ms = 2000)
+      TamperPolicy on_tamper = TamperPolicy::kContinue, int stall_timeout_ms = 2000,
+      bool needs_weight_gradient = true, bool needs_input_gradient = true)
       : pool_(2), local_(pool_, ledger_), dispatcher_(link, stats_, ledger_, stall_timeout_ms) {
     PlanOptions options;
     options.scheme = scheme;
@@ -134,6 +135,8 @@ class Job {
            ++k) {
         op.parts.push_back({"part" + std::to_string(k), geometries[i].parts[k]});
       }
+      op.needs_weight_gradient = needs_weight_gradient;
+      op.needs_input_gradient = needs_input_gradient;
       ops_.push_back(op);
     }
     auto plan = make_plan(ops_, options);
@@ -432,6 +435,41 @@ TEST(OffloadEngine, LeavesNothingBehindOfAnOperatorWithoutBackward) {
   EXPECT_GT(link.resident(0) + link.resident(1), 0U);
   ASSERT_TRUE(job.engine().end_step().ok());
   EXPECT_EQ(link.resident(0) + link.resident(1), 0U);
+}
+
+// Frozen weights with something trained upstream, and with nothing.
+TEST(OffloadEngine, SendsNoProductsForFrozenWeights) {
+  const ConvGeometry g = conv(4, 12, 8, 16, 3, 1, 1);
+  for (const bool needs_input : {true, false}) {
+    FakeLink link(2, kSharedBytes);
+    std::size_t weight_products = 0;
+    std::size_t input_products = 0;
+    link.after_multiply = [&](const Task& task, std::vector<float>&) {
+      weight_products += (task.flags & kTransposeA) != 0 ? 1 : 0;
+      input_products += (task.flags & (kTransposeA | kTransposeB)) == 0 ? 1 : 0;
+    };
+    Job job({g}, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, false, needs_input);
+    const LinearOp& op = job.ops()[0];
+    Tensors t(g);
+    Tensors want(g);
+    ASSERT_TRUE(job.engine().begin_step(StepMode::kTraining).ok());
+    ASSERT_TRUE(job.engine().forward(op, t.input.data(), t.forward_parts()).ok());
+    EXPECT_EQ(link.resident(0) + link.resident(1) > 0, needs_input);
+    if (needs_input) {
+      ASSERT_TRUE(job.engine()
+                      .backward(op, t.input.data(),
+                                {{t.weights.data(), t.d_output.data(), nullptr}}, t.d_input.data(),
+                                false)
+                      .ok());
+      std::vector<Tensors> reference{want};
+      job.reference_step(reference);
+      EXPECT_LT(relative_error(t.d_input, reference[0].d_input), kTolerance);
+    }
+    ASSERT_TRUE(job.engine().end_step().ok());
+    EXPECT_EQ(weight_products, 0U);
+    EXPECT_EQ(input_products > 0, needs_input);
+    EXPECT_EQ(link.resident(0) + link.resident(1), 0U);
+  }
 }
 
 TEST(OffloadEngine, GoesOnAloneWithoutWorkers) {

@@ -114,7 +114,7 @@ void count_traffic(StepMode mode, OpPlan& plan) {
     if (weights.insert({tile.m_slice, tile.worker}).second) to += features * n;
     if (inputs.insert({tile.p_slice, tile.worker}).second) to += rows * n;
     from += rows * features;
-    if (mode == StepMode::kTraining) {
+    if (mode == StepMode::kTraining && plan.op.has_backward()) {
       to += rows * features;
       if (plan.op.needs_input_gradient) from += rows * n;
     }
@@ -166,6 +166,8 @@ void place(const PlanOptions& options, OpPlan& plan) {
       static_cast<std::uint64_t>(std::max(plan.op.geometry.n(), plan.op.geometry.m()));
   if (!offloads(options.scheme)) {
     plan.reason = "scheme local";
+  } else if (plan.op.geometry.groups > 1) {
+    plan.reason = "grouped convolution";
   } else if (widest_row > options.max_slot_bytes / sizeof(float)) {
     plan.reason = "one row is larger than a slot of the ring";
   } else if (plan.tiles.empty()) {
@@ -228,11 +230,11 @@ Status check_worker_memory(const PlanOptions& options, Plan& plan) {
         backward += rows * features;
       }
       for (const GradientGroup& group : op.groups) {
-        if (group.worker == static_cast<int>(w)) {
+        if (group.worker == static_cast<int>(w) && op.op.needs_weight_gradient) {
           backward += static_cast<std::uint64_t>(op.m_slices[group.m_slice].size()) * n;
         }
       }
-      if (options.mode == StepMode::kTraining) {
+      if (options.mode == StepMode::kTraining && op.op.has_backward()) {
         kept += resident;
         transient = std::max(transient, backward);
       } else {
@@ -284,7 +286,7 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     OpPlan entry;
     entry.op = op;
     const bool is_countable = !op.of_activations || op.instances <= kMaxInstances - instances;
-    if (offloads(options.scheme) && is_countable) {
+    if (offloads(options.scheme) && op.geometry.groups == 1 && is_countable) {
       if (op.of_activations) instances += op.instances;
       cut_into_tiles(options, entry);
       if (options.mode == StepMode::kTraining) {

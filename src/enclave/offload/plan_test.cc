@@ -176,6 +176,21 @@ TEST(Plan, AutoOffloadsWideHeadsOnly) {
   EXPECT_TRUE(plan->ops[1].offloaded);
 }
 
+TEST(Plan, KeepsGroupedConvolutionsInside) {
+  PlanOptions o = options(2);
+  o.policy = OffloadPolicy::kAll;
+  ConvGeometry grouped = conv3x3(32, 16, 128, 128);
+  grouped.groups = 128;
+  const auto plan = make_plan({make_op(0, grouped), make_op(1, conv3x3(32, 16, 128, 128))}, o);
+  ASSERT_TRUE(plan.ok()) << plan.error().one_line();
+  EXPECT_FALSE(plan->ops[0].offloaded);
+  EXPECT_EQ(plan->ops[0].reason, "grouped convolution");
+  EXPECT_TRUE(plan->ops[0].tiles.empty());
+  EXPECT_TRUE(plan->ops[1].offloaded);
+  EXPECT_EQ(plan->multiply_adds, (9 + 9 * 128) * 128 * 32 * 16 * 16);
+  EXPECT_EQ(plan->offloaded_multiply_adds, 9 * 128 * 128 * 32 * 16 * 16);
+}
+
 TEST(Plan, KeepsInsideWhatNoSlotHolds) {
   PlanOptions o = options(2);
   o.policy = OffloadPolicy::kAll;

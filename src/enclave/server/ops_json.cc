@@ -9,7 +9,7 @@ std::string ops_to_json(std::span<const OpDef> table) {
   for (const OpDef& op : table) {
     json.push_back({{"type", op.type},
                     {"min_opset", op.min_opset},
-                    {"backward", op.has_backward},
+                    {"backward", has_gradient(op)},
                     {"linear", op.is_linear},
                     {"notes", op.notes}});
   }

@@ -28,6 +28,13 @@ float load_value(const std::byte* values, std::size_t i, ValueType type) {
   return v;
 }
 
+std::int32_t load_integer(const std::byte* values, std::size_t i, ValueType type) {
+  if (type == ValueType::kUint8) return std::to_integer<std::int32_t>(values[i]);
+  std::int32_t v;
+  std::memcpy(&v, values + i * sizeof(v), sizeof(v));
+  return v;
+}
+
 struct PixelMap {
   float mean;
   float inverse_deviation;
@@ -157,9 +164,16 @@ void Batcher::fill(std::span<const std::uint32_t> samples, std::uint32_t epoch,
   std::fill(out.begin() + static_cast<std::ptrdiff_t>(samples.size() * elements), out.end(), 0.0F);
 }
 
-void Batcher::labels(std::span<const std::uint32_t> samples, std::vector<std::int32_t>& out) const {
-  out.resize(samples.size());
-  for (std::size_t i = 0; i < samples.size(); ++i) out[i] = data_->labels()[samples[i]];
+void Batcher::fill_ints(std::span<const std::uint32_t> samples, std::span<std::int64_t> out) const {
+  const auto elements = static_cast<std::size_t>(sample_elements());
+  TEMPO_ASSERT(out.size() >= samples.size() * elements && data_->type() != ValueType::kFloat32);
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    const std::byte* values = data_->sample(samples[i]);
+    for (std::size_t k = 0; k < elements; ++k) {
+      out[i * elements + k] = load_integer(values, k, data_->type());
+    }
+  }
+  std::fill(out.begin() + static_cast<std::ptrdiff_t>(samples.size() * elements), out.end(), 0);
 }
 
 }  // namespace tempo

@@ -51,9 +51,8 @@ class Batcher {
   // out.size() >= samples.size() * sample_elements(). What lies behind the samples is zeroed.
   void fill(std::span<const std::uint32_t> samples, std::uint32_t epoch,
             std::span<float> out) const;
-
-  // Labels of these samples. Precondition: the data has labels.
-  void labels(std::span<const std::uint32_t> samples, std::vector<std::int32_t>& out) const;
+  // The same, integers as they are. Precondition: the data are no float32.
+  void fill_ints(std::span<const std::uint32_t> samples, std::span<std::int64_t> out) const;
 
  private:
   Batcher() = default;

@@ -151,14 +151,13 @@ TEST(Batcher, WritesWhatTheDefinitionSays) {
   }
 }
 
-TEST(Batcher, FloatRowsAndLabels) {
+TEST(Batcher, FloatRows) {
   ThreadPool pool(1);
   test::Bytes bytes{std::byte{1}};  // values need not be aligned
   test::append_values(bytes, std::vector<float>{1, 2, 3, 10, 20, 30});
   std::vector<Dataset::Part> parts(1);
   parts[0] = {std::move(bytes), 1, 12, 2};
-  Dataset data("x", SampleShape::row(3), ValueType::kFloat32, std::move(parts));
-  data.set_labels({4, 5}, "y");
+  const Dataset data("x", SampleShape::row(3), ValueType::kFloat32, std::move(parts));
   Normalisation norm;
   norm.mean = {2};
   norm.deviation = {4};
@@ -168,9 +167,6 @@ TEST(Batcher, FloatRowsAndLabels) {
   std::vector<float> out(6);
   batcher->fill(samples, 0, out);
   EXPECT_EQ(out, (std::vector<float>{2, 4.5, 7, -0.25, 0, 0.25}));
-  std::vector<std::int32_t> labels;
-  batcher->labels(samples, labels);
-  EXPECT_EQ(labels, (std::vector<std::int32_t>{5, 4}));
 }
 
 TEST(Batcher, RowsCannotBeAugmented) {

@@ -11,34 +11,6 @@
 
 namespace tempo {
 
-Result<ModelInput> describe_model_input(const Graph& graph) {
-  const auto unsupported = [](std::string what, std::string expected, std::string got) {
-    return Error{ErrorCode::kUnsupportedModel,
-                 std::move(what),
-                 "the model's inputs and outputs",
-                 std::move(expected),
-                 std::move(got),
-                 "export the model with one input and one output (N,classes)"};
-  };
-  if (graph.inputs.size() != 1 || graph.outputs.size() != 1) {
-    return unsupported(
-        "the model has not exactly one input and one output", "1 and 1",
-        std::to_string(graph.inputs.size()) + " and " + std::to_string(graph.outputs.size()));
-  }
-  const Shape& declared = graph.tensors[static_cast<std::size_t>(graph.inputs[0])].declared;
-  const auto sample = model_sample_shape(declared);
-  if (!sample.ok()) return sample.error();
-  const auto shapes = infer_shapes(graph, 1);
-  if (!shapes.ok()) return shapes.error();
-  const Shape& output = (*shapes)[static_cast<std::size_t>(graph.outputs[0])];
-  if (output.size() != 2) {
-    return unsupported("the model's output does not give one row of classes a sample",
-                       "(N,classes)", shape_to_string(output));
-  }
-  return ModelInput{*sample, sample->image ? SampleLayout::kChannelsLast : SampleLayout::kRows,
-                    output[1]};
-}
-
 Result<std::unique_ptr<InferencePass>> InferencePass::create(Graph& graph, std::int64_t batch,
                                                              EngineFactory& factory,
                                                              ThreadPool& pool, TimeLedger& ledger) {
@@ -47,10 +19,10 @@ Result<std::unique_ptr<InferencePass>> InferencePass::create(Graph& graph, std::
   return std::unique_ptr<InferencePass>(new InferencePass(std::move(*executor), ledger));
 }
 
-Status InferencePass::run(const Batcher& batcher, std::int64_t count,
+Status InferencePass::run(const InputBatches& batches, std::int64_t count,
                           const std::atomic<bool>& cancel, const OnBatch& on_batch) {
   const std::int64_t batch = executor_->batch();
-  const std::int64_t classes = executor_->classes();
+  const std::size_t a_sample = executor_->output().size() / static_cast<std::size_t>(batch);
   std::vector<std::uint32_t> samples;
   std::uint64_t step = 0;
   for (std::int64_t first = 0; first < count; first += batch, ++step) {
@@ -62,11 +34,11 @@ Status InferencePass::run(const Batcher& batcher, std::int64_t count,
     std::iota(samples.begin(), samples.end(), static_cast<std::uint32_t>(first));
     {
       TimeScope time(*ledger_, TimeKind::kData);
-      batcher.fill(samples, 0, executor_->input());
+      batches.fill(samples, 0, *executor_);
     }
     TEMPO_RETURN_IF_ERROR(executor_->forward(step));
     TEMPO_RETURN_IF_ERROR(
-        on_batch(first, size, executor_->output().first(static_cast<std::size_t>(size * classes))));
+        on_batch(samples, executor_->output().first(static_cast<std::size_t>(size) * a_sample)));
   }
   return {};
 }
@@ -83,24 +55,31 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
         ErrorCode::kBadData, "there is nothing to predict", "data", "at least one sample", "none",
         "send a test set"};
   }
-  const auto model = describe_model_input(graph);
+  const auto model = describe_model(graph);
   if (!model.ok()) return model.error();
-  TEMPO_RETURN_IF_ERROR(check_fits(data, model->sample, model->classes));
-  const auto batcher = Batcher::create(data, normalisation, model->layout, {}, 0, pool);
-  if (!batcher.ok()) return batcher.error();
+  TEMPO_RETURN_IF_ERROR(check_fits(data, *model));
+  if (data.has_labels()) {
+    TEMPO_RETURN_IF_ERROR(
+        check_targets(data, LossKind::kCrossEntropy, model->rows, model->classes));
+  }
+  const auto batches = InputBatches::create(data, normalisation, *model, {}, 0, pool);
+  if (!batches.ok()) return batches.error();
 
   Predictions predictions;
   predictions.samples = data.size();
   predictions.classes = model->classes;
+  predictions.shape = {data.size()};
+  predictions.shape.insert(predictions.shape.end(), model->output.begin(), model->output.end());
+  const auto width = static_cast<std::size_t>(model->classes);
+  const auto rows = static_cast<std::size_t>(model->rows);
   try {
-    predictions.values.resize(static_cast<std::size_t>(data.size()) *
-                              static_cast<std::size_t>(model->classes));
+    predictions.values.resize(static_cast<std::size_t>(data.size()) * rows * width);
   } catch (const std::exception&) {  // bad_alloc, length_error
     return Error{ErrorCode::kOutOfMemory,
                  "the predictions do not fit in memory",
                  "",
                  "",
-                 std::to_string(data.size()) + " x " + std::to_string(model->classes),
+                 shape_to_string(predictions.shape),
                  "predict fewer samples at a time"};
   }
   auto pass =
@@ -110,14 +89,16 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
   static const std::atomic<bool> kNever{false};
   const auto start = std::chrono::steady_clock::now();
   std::int64_t correct = 0;
-  const auto on_batch = [&](std::int64_t first, std::int64_t count,
+  const auto on_batch = [&](std::span<const std::uint32_t> samples,
                             std::span<const float> outputs) {
-    const auto width = static_cast<std::size_t>(model->classes);
-    std::copy(outputs.begin(), outputs.end(),
-              predictions.values.begin() + static_cast<std::ptrdiff_t>(first * model->classes));
-    for (std::int64_t i = 0; data.has_labels() && i < count; ++i) {
-      const std::int64_t best = argmax(outputs.subspan(static_cast<std::size_t>(i) * width, width));
-      if (best == data.labels()[static_cast<std::size_t>(first + i)]) ++correct;
+    const auto first = static_cast<std::int64_t>(samples.front());
+    const auto count = static_cast<std::int64_t>(samples.size());
+    std::copy(
+        outputs.begin(), outputs.end(),
+        predictions.values.begin() + static_cast<std::ptrdiff_t>(samples.front() * rows * width));
+    for (std::size_t i = 0; data.has_labels() && i < samples.size() * rows; ++i) {
+      const std::int64_t best = argmax(outputs.subspan(i * width, width));
+      if (best == data.labels()[samples.front() * rows + i]) ++correct;
     }
     const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
     predictions.seconds = passed.count();
@@ -130,9 +111,9 @@ Result<Predictions> infer(Graph& graph, const Dataset& data, const Normalisation
     return Status();
   };
   TEMPO_RETURN_IF_ERROR((*pass)->run(
-      *batcher, data.size(), options.cancel != nullptr ? *options.cancel : kNever, on_batch));
+      *batches, data.size(), options.cancel != nullptr ? *options.cancel : kNever, on_batch));
   if (data.has_labels()) {
-    predictions.accuracy = static_cast<double>(correct) / static_cast<double>(data.size());
+    predictions.accuracy = static_cast<double>(correct) / static_cast<double>(data.labels().size());
   }
   return predictions;
 }

@@ -15,20 +15,12 @@
 #include "enclave/graph/graph.h"
 #include "enclave/nn/executor.h"
 #include "enclave/nn/time_ledger.h"
-#include "enclave/train/batcher.h"
 #include "enclave/train/dataset.h"
 #include "enclave/train/engine_factory.h"
+#include "enclave/train/model_io.h"
 #include "enclave/train/normalisation.h"
 
 namespace tempo {
-
-// How a model wants its input: images channels last, or rows. Error kBadData or kUnsupportedModel.
-struct ModelInput {
-  SampleShape sample;
-  SampleLayout layout = SampleLayout::kRows;
-  std::int64_t classes = 0;  // columns of the output
-};
-Result<ModelInput> describe_model_input(const Graph& graph);
 
 // One inference executor. One thread at a time.
 class InferencePass {
@@ -38,14 +30,14 @@ class InferencePass {
                                                        EngineFactory& factory, ThreadPool& pool,
                                                        TimeLedger& ledger);
 
-  // Called for every batch, in order: samples first .. first + count - 1 and their outputs,
-  // count x classes.
+  // Called for every batch, in order: its samples, which follow each other, and their outputs,
+  // samples x classes.
   using OnBatch =
-      std::function<Status(std::int64_t first, std::int64_t count, std::span<const float> outputs)>;
+      std::function<Status(std::span<const std::uint32_t> samples, std::span<const float> outputs)>;
 
   // Samples 0 .. count-1. The last batch is filled up with zeros, whose outputs are dropped: in
   // inference no sample sees another. Errors: kInterrupted, the executor's and on_batch's.
-  Status run(const Batcher& batcher, std::int64_t count, const std::atomic<bool>& cancel,
+  Status run(const InputBatches& batches, std::int64_t count, const std::atomic<bool>& cancel,
              const OnBatch& on_batch);
 
  private:
@@ -56,10 +48,11 @@ class InferencePass {
 };
 
 struct Predictions {
-  std::vector<float> values;  // samples x classes: the model's output as it is
+  std::vector<float> values;  // the model's first output as it is
+  Shape shape;                // (samples, ..., classes)
   std::int64_t samples = 0;
   std::int64_t classes = 0;
-  std::optional<double> accuracy;  // where the data has labels
+  std::optional<double> accuracy;  // where the data has labels (not target values)
   double seconds = 0;
 };
 

@@ -71,16 +71,19 @@ Error missing(std::string_view name, std::string_view because_of) {
           "send this file too"};
 }
 
+Status check_label_count(const std::string& name, std::int64_t labels, std::int64_t samples) {
+  if (labels == samples) return {};
+  return Error{ErrorCode::kBadData,
+               "as many labels as samples are needed",
+               name,
+               std::to_string(samples) + " labels",
+               std::to_string(labels),
+               "send the two files that belong together"};
+}
+
 Status check_labels(const std::string& name, std::span<const std::int32_t> labels,
                     std::int64_t samples, std::int32_t classes) {
-  if (static_cast<std::int64_t>(labels.size()) != samples) {
-    return Error{ErrorCode::kBadData,
-                 "as many labels as samples are needed",
-                 name,
-                 std::to_string(samples) + " labels",
-                 std::to_string(labels.size()),
-                 "send the two files that belong together"};
-  }
+  TEMPO_RETURN_IF_ERROR(check_label_count(name, static_cast<std::int64_t>(labels.size()), samples));
   for (std::size_t i = 0; i < labels.size(); ++i) {
     if (labels[i] >= classes) {
       return Error{ErrorCode::kBadData,
@@ -184,50 +187,101 @@ Status check_finite(const std::string& name, const std::byte* values, std::size_
   return {};
 }
 
-Result<Dataset> load_npy(Files& files, std::string_view x_name, std::string_view y_name) {
+Status add_npy_labels(NamedFile file, Dataset& data) {
+  const auto array = parse_npy(file.name, file.bytes);
+  if (!array.ok()) return array.error();
+  if (array->type != NpyType::kFloat32) {
+    auto labels = npy_integers(file.name, *array, file.bytes, "label");
+    if (!labels.ok()) return labels.error();
+    TEMPO_RETURN_IF_ERROR(check_label_count(file.name, array->shape[0], data.size()));
+    data.set_labels(std::move(*labels), file.name);
+    return {};
+  }
+  const auto& dims = array->shape;
+  TEMPO_RETURN_IF_ERROR(check_label_count(file.name, dims[0], data.size()));
+  const std::int64_t width = element_count({dims.begin() + 1, dims.end()});
+  TEMPO_RETURN_IF_ERROR(check_finite(file.name, file.bytes.data() + array->offset,
+                                     static_cast<std::size_t>(dims[0] * width),
+                                     static_cast<std::size_t>(width)));
+  data.set_target_values(std::move(file.bytes), array->offset, width, file.name);
+  return {};
+}
+
+Result<Dataset> load_npy_samples(NamedFile file) {
+  const auto array = parse_npy(file.name, file.bytes);
+  if (!array.ok()) return array.error();
+  const auto& dims = array->shape;
+  const bool is_float = array->type == NpyType::kFloat32;
+  if (dims.size() < 2) {
+    return Error{ErrorCode::kBadData,  "unsupported shape of samples", file.name,
+                 "(N,C,H,W) or (N,F)", shape_to_string(dims),          "reshape the array"};
+  }
+  const std::int64_t count = dims[0];
+  TEMPO_RETURN_IF_ERROR(check_count(file.name, count));
+  const SampleShape shape = dims.size() == 4
+                                ? SampleShape{dims[1], dims[2], dims[3], true}
+                                : SampleShape::row(element_count({dims.begin() + 1, dims.end()}));
+  const auto elements = static_cast<std::size_t>(shape.elements());
+  if (is_float) {
+    TEMPO_RETURN_IF_ERROR(check_finite(file.name, file.bytes.data() + array->offset,
+                                       elements * static_cast<std::size_t>(count), elements));
+  }
+  ValueType type = is_float ? ValueType::kFloat32 : ValueType::kUint8;
+  std::size_t offset = array->offset;
+  if (!is_float && array->type != NpyType::kUint8) {
+    const auto tokens = npy_integers(file.name, *array, file.bytes, "token");
+    if (!tokens.ok()) return tokens.error();
+    const auto bytes = std::as_bytes(std::span(*tokens));
+    file.bytes.assign(bytes.begin(), bytes.end());
+    type = ValueType::kInt32;
+    offset = 0;
+  }
+  return one_file(std::move(file), shape, type, offset, count);
+}
+
+// "x" of the first input, "x2" of the second, and so on.
+std::string input_name(std::size_t input, const std::string& suffix) {
+  std::string name("x");
+  if (input > 1) name += std::to_string(input);
+  return name += suffix;
+}
+
+// suffix: of the file names of this set.
+Result<Dataset> load_npy(Files& files, const std::string& suffix) {
+  const std::string x_name = input_name(1, suffix);
+  std::string y_name("y");
+  y_name += suffix;
   auto x = files.take(x_name);
-  const auto y = files.take(y_name);
+  auto y = files.take(y_name);
   if (!x) {
     if (y) return missing(x_name, y_name);
     return Dataset();
   }
-  const auto array = parse_npy(x->name, x->bytes);
-  if (!array.ok()) return array.error();
-  const auto& dims = array->shape;
-  const bool is_float = array->type == NpyType::kFloat32;
-  if (!is_float && array->type != NpyType::kUint8) {
-    return Error{ErrorCode::kBadData,
-                 "unsupported type of samples",
-                 x->name,
-                 "float32 or uint8",
-                 std::string(npy_type_name(array->type)),
-                 "convert with x.astype(numpy.float32)"};
+  auto data = load_npy_samples(std::move(*x));
+  if (!data.ok()) return data;
+  for (std::size_t input = 2; input <= kMaxModelInputs; ++input) {
+    auto more = files.take(input_name(input, suffix));
+    if (!more) break;
+    auto loaded = load_npy_samples(std::move(*more));
+    if (!loaded.ok()) return loaded;
+    if (loaded->size() != data->size()) {
+      return Error{ErrorCode::kBadData,
+                   "the model's inputs have different numbers of samples",
+                   loaded->source(),
+                   std::to_string(data->size()),
+                   std::to_string(loaded->size()),
+                   "send files that belong together"};
+    }
+    data->add_input(std::move(*loaded));
   }
-  if (dims.size() != 2 && dims.size() != 4) {
-    return Error{ErrorCode::kBadData,  "unsupported shape of samples", x->name,
-                 "(N,C,H,W) or (N,F)", shape_to_string(dims),          "reshape the array"};
-  }
-  const std::int64_t count = dims[0];
-  TEMPO_RETURN_IF_ERROR(check_count(x->name, count));
-  const SampleShape shape =
-      dims.size() == 2 ? SampleShape::row(dims[1]) : SampleShape{dims[1], dims[2], dims[3], true};
-  const auto elements = static_cast<std::size_t>(shape.elements());
-  if (is_float) {
-    TEMPO_RETURN_IF_ERROR(check_finite(x->name, x->bytes.data() + array->offset,
-                                       elements * static_cast<std::size_t>(count), elements));
-  }
-  Dataset data = one_file(std::move(*x), shape, is_float ? ValueType::kFloat32 : ValueType::kUint8,
-                          array->offset, count);
-  if (y) {
-    const auto parsed = parse_npy(y->name, y->bytes);
-    if (!parsed.ok()) return parsed.error();
-    auto labels = npy_labels(y->name, *parsed, y->bytes);
-    if (!labels.ok()) return labels.error();
-    TEMPO_RETURN_IF_ERROR(
-        check_labels(y->name, *labels, count, std::numeric_limits<std::int32_t>::max()));
-    data.set_labels(std::move(*labels), y->name);
-  }
+  if (y) TEMPO_RETURN_IF_ERROR(add_npy_labels(std::move(*y), *data));
   return data;
+}
+
+std::string describe(const Dataset& data) {
+  std::string text = data.shape().to_string() + " " + std::string(value_type_name(data.type()));
+  for (const Dataset& more : data.more_inputs()) text += " + " + describe(more);
+  return text;
 }
 
 struct Format {
@@ -256,10 +310,10 @@ std::optional<Format> find_format(std::string_view format) {
                   }};
   }
   if (format == "npy") {
-    return Format{{"x.npy", "y.npy", "x_test.npy", "y_test.npy"}, [](Files& files, bool test) {
-                    return test ? load_npy(files, "x_test.npy", "y_test.npy")
-                                : load_npy(files, "x.npy", "y.npy");
-                  }};
+    return Format{
+        {"x.npy", "y.npy", "x_test.npy", "y_test.npy", "x2.npy", "x2_test.npy", "x3.npy",
+         "x3_test.npy", "x4.npy", "x4_test.npy"},
+        [](Files& files, bool test) { return load_npy(files, test ? "_test.npy" : ".npy"); }};
   }
   return std::nullopt;
 }
@@ -283,15 +337,10 @@ Result<Datasets> load_datasets(const DataSpec& spec, std::vector<NamedFile> file
                  spec.format,         "at least " + std::string(format->names.front()),
                  "no samples",        "send the data set's files"};
   }
-  if (!train->empty() && !test->empty() &&
-      (train->shape() != test->shape() || train->type() != test->type())) {
-    return Error{
-        ErrorCode::kBadData,
-        "training and test samples differ in shape or type",
-        test->source(),
-        train->shape().to_string() + (train->type() == ValueType::kUint8 ? " uint8" : " float32"),
-        test->shape().to_string() + (test->type() == ValueType::kUint8 ? " uint8" : " float32"),
-        "send two sets of one kind"};
+  if (!train->empty() && !test->empty() && describe(*train) != describe(*test)) {
+    return Error{ErrorCode::kBadData, "training and test samples differ in shape or type",
+                 test->source(),      describe(*train),
+                 describe(*test),     "send two sets of one kind"};
   }
   return Datasets{std::move(*train), std::move(*test)};
 }

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <limits>
 
+#include "enclave/train/batcher.h"
+#include "enclave/train/normalisation.h"
 #include "enclave/train/test_files.h"
 
 namespace tempo {
@@ -73,6 +75,31 @@ TEST(Load, NpyImagesAndRows) {
   EXPECT_TRUE(rows->train.empty());
   EXPECT_EQ(rows->test.shape(), SampleShape::row(3));
   EXPECT_FALSE(rows->test.has_labels());
+}
+
+TEST(Load, NpyTargetValues) {
+  const Bytes x = npy_file(npy_dict("|u1", "(2, 3)"), std::vector<std::uint8_t>(6));
+  for (const char* shape : {"(2,)", "(2, 1)"}) {
+    const auto data = load(
+        "npy",
+        {{"x.npy", x}, {"y.npy", npy_file(npy_dict("<f4", shape), std::vector<float>{-1.5F, 7})}});
+    ASSERT_TRUE(data.ok()) << data.error().one_line();
+    EXPECT_FALSE(data->train.has_labels());
+    ASSERT_TRUE(data->train.has_target_values());
+    EXPECT_EQ(data->train.target_width(), 1);
+    EXPECT_EQ(data->train.label_source(), "y.npy");
+    float value = 0;
+    data->train.copy_target_values(1, &value);
+    EXPECT_EQ(value, 7.0F);
+  }
+  const auto rows = load(
+      "npy", {{"x_test.npy", x},
+              {"y_test.npy", npy_file(npy_dict("<f4", "(2, 2)"), std::vector<float>{1, 2, 3, 4})}});
+  ASSERT_TRUE(rows.ok()) << rows.error().one_line();
+  EXPECT_EQ(rows->test.target_width(), 2);
+  std::array<float, 2> values{};
+  rows->test.copy_target_values(1, values.data());
+  EXPECT_EQ(values, (std::array<float, 2>{3, 4}));
 }
 
 struct BadCase {
@@ -150,13 +177,9 @@ TEST(Load, RefusesBadFiles) {
        {{x_name, npy_file(npy_dict("|u1", "(1, 2)"), std::vector<std::uint8_t>(2))},
         {"x_test.npy", npy_file(npy_dict("<f4", "(1, 2)"), std::vector<float>(2))}},
        "differ in shape or type"},
-      {"integer samples",
+      {"samples of rank 1",
        "npy",
-       {{x_name, npy_file(npy_dict("<i4", "(1, 2)"), std::vector<std::int32_t>(2))}},
-       "expected float32 or uint8, got int32"},
-      {"samples of rank 3",
-       "npy",
-       {{x_name, npy_file(npy_dict("|u1", "(1, 2, 1)"), std::vector<std::uint8_t>(2))}},
+       {{x_name, npy_file(npy_dict("|u1", "(2,)"), std::vector<std::uint8_t>(2))}},
        "(N,C,H,W) or (N,F)"},
       {"NaN",
        "npy",
@@ -171,6 +194,16 @@ TEST(Load, RefusesBadFiles) {
        {{x_name, npy_file(npy_dict("|u1", "(1, 2)"), std::vector<std::uint8_t>(2))},
         {"y.npy", npy_file(npy_dict("|i1", "(1,)"), std::vector<std::int8_t>{-4})}},
        "got -4"},
+      {"target value that is not finite",
+       "npy",
+       {{x_name, npy_file(npy_dict("|u1", "(2, 2)"), std::vector<std::uint8_t>(4))},
+        {"y.npy", npy_file(npy_dict("<f4", "(2, 2)"), std::vector<float>{0, 0, nan, 0})}},
+       "y.npy, sample 1"},
+      {"target values of another number",
+       "npy",
+       {{x_name, npy_file(npy_dict("|u1", "(2, 2)"), std::vector<std::uint8_t>(4))},
+        {"y.npy", npy_file(npy_dict("<f4", "(4,)"), std::vector<float>(4))}},
+       "as many labels as samples"},
       {"labels without samples",
        "npy",
        {{"y_test.npy", npy_file(npy_dict("|i1", "(1,)"), std::vector<std::int8_t>{1})}},
@@ -201,19 +234,15 @@ TEST(Dataset, FitsAModel) {
   const auto image = model_sample_shape({kBatchDim, 1, 2, 2});
   const auto row = model_sample_shape({kBatchDim, 4});
   ASSERT_TRUE(image.ok() && row.ok());
-  EXPECT_TRUE(check_fits(train, *image, 5).ok());
-  EXPECT_TRUE(check_fits(train, *row, 5).ok());
-
-  const Status label = check_fits(train, *image, 4);
-  ASSERT_FALSE(label.ok());
-  EXPECT_NE(label.error().one_line().find("sample 1; expected 0..3"), std::string::npos)
-      << label.error().one_line();
-  const Status shape = check_fits(train, {1, 4, 1, true}, 5);
+  EXPECT_TRUE(check_fits(train, *image, DataType::kFloat32).ok());
+  EXPECT_TRUE(check_fits(train, *row, DataType::kFloat32).ok());
+  const Status shape = check_fits(train, {1, 4, 1, true}, DataType::kFloat32);
   ASSERT_FALSE(shape.ok());
   EXPECT_EQ(shape.error().expected, "(N,1,4,1)");
   EXPECT_EQ(shape.error().got, "(N,1,2,2)");
-  EXPECT_FALSE(check_fits(train, SampleShape::row(5), 5).ok());
-  EXPECT_FALSE(model_sample_shape({kBatchDim, 3, 2}).ok());
+  EXPECT_FALSE(check_fits(train, SampleShape::row(5), DataType::kFloat32).ok());
+  EXPECT_EQ(model_sample_shape({kBatchDim, 3, 2}).value(), SampleShape::row(6));
+  EXPECT_FALSE(model_sample_shape({kBatchDim}).ok());
   EXPECT_FALSE(model_sample_shape({kBatchDim, kBatchDim}).ok());
 }
 
@@ -247,6 +276,40 @@ TEST(Load, TheRealFashionMnist) {
   std::array<int, 10> counts{};
   for (const std::int32_t label : data->train.labels()) ++counts[static_cast<std::size_t>(label)];
   for (const int count : counts) EXPECT_EQ(count, 6000);  // the set is balanced
+}
+
+// Sequences: tokens, and a label for each of them.
+TEST(LoadNpy, TakesTokens) {
+  const auto data = load(
+      "npy", {{"x.npy", npy_file(npy_dict("<i8", "(2, 3)"),
+                                 std::vector<std::int64_t>{1, 2, 3, 4, 5, 70000})},
+              {"y.npy",
+               npy_file(npy_dict("<i4", "(2, 3)"), std::vector<std::int32_t>{2, 3, 4, 5, 6, 7})}});
+  ASSERT_TRUE(data.ok()) << data.error().one_line();
+  const Dataset& train = data->train;
+  EXPECT_EQ(train.type(), ValueType::kInt32);
+  EXPECT_EQ(train.shape(), SampleShape::row(3));
+  EXPECT_EQ(train.labels_a_sample(), 3);
+  EXPECT_TRUE(check_fits(train, SampleShape::row(3), DataType::kInt64).ok());
+  EXPECT_FALSE(check_fits(train, SampleShape::row(3), DataType::kFloat32).ok());
+  Targets targets;
+  const std::vector<std::uint32_t> samples{1, 0};
+  train.targets(samples, targets);
+  EXPECT_EQ(targets.labels, (std::vector<std::int32_t>{5, 6, 7, 2, 3, 4}));
+
+  ThreadPool pool(1);
+  const auto normalisation = make_normalisation({}, train, pool);
+  ASSERT_TRUE(normalisation.ok());
+  const auto batcher = Batcher::create(train, *normalisation, SampleLayout::kRows, {}, 0, pool);
+  ASSERT_TRUE(batcher.ok());
+  std::vector<std::int64_t> tokens(9, -1);
+  batcher->fill_ints(samples, tokens);
+  EXPECT_EQ(tokens, (std::vector<std::int64_t>{4, 5, 70000, 1, 2, 3, 0, 0, 0}));
+
+  const auto negative = load(
+      "npy", {{"x.npy", npy_file(npy_dict("<i8", "(1, 2)"), std::vector<std::int64_t>{1, -2})}});
+  ASSERT_FALSE(negative.ok());
+  EXPECT_EQ(negative.error().where, "x.npy, sample 0");
 }
 
 }  // namespace

@@ -118,6 +118,12 @@ Result<Normalisation> make_normalisation(const DataSpec& spec, const Dataset& da
                                          ThreadPool& pool) {
   const auto channels = static_cast<std::size_t>(data.shape().channels);
   Normalisation result;
+  if (data.type() == ValueType::kInt32) {  // tokens are no quantities
+    result.mean.assign(channels, 0);
+    result.deviation.assign(channels, 1);
+    result.origin = "none";
+    return result;
+  }
   if (!spec.mean.empty() || !spec.deviation.empty()) {
     TEMPO_RETURN_IF_ERROR(expand(spec.mean, channels, "mean", false, result.mean));
     TEMPO_RETURN_IF_ERROR(expand(spec.deviation, channels, "deviation", true, result.deviation));

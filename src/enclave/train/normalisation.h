@@ -19,13 +19,14 @@ inline constexpr float kMinDeviation = 1e-12F;
 struct Normalisation {
   std::vector<float> mean;       // one a channel
   std::vector<float> deviation;  // one a channel, >= kMinDeviation
-  std::string origin;            // "given", "the model", or the file names it was computed from
+  std::string
+      origin;  // "given", "the model", the file names it was computed from, or "none" (tokens)
 };
 
 // The means and deviations given in `spec` (one, or one a channel), or those of `data`
 // (population, float64). A channel whose deviation is below kMinDeviation does not vary: it gets 1.
-// Error kUsage: another number of values, one that is not finite, a deviation below
-// kMinDeviation.
+// Tokens stay as they are. Error kUsage: another number of values, one that is not finite, a
+// deviation below kMinDeviation.
 Result<Normalisation> make_normalisation(const DataSpec& spec, const Dataset& data,
                                          ThreadPool& pool);
 

@@ -39,7 +39,7 @@ Error bad_npy(const std::string& name, std::string what, std::string expected, s
           std::move(expected),
           std::move(got),
           "save it with numpy.save(file, numpy.ascontiguousarray(array)), as float32 or uint8 "
-          "(samples) or an integer type (labels)"};
+          "(samples), an integer type or float32 (labels)"};
 }
 
 // Reads the dict literal. Every function advances past what it accepts and nothing else.
@@ -251,38 +251,40 @@ Result<NpyArray> parse_npy(const std::string& name, std::span<const std::byte> b
   return array;
 }
 
-Result<std::vector<std::int32_t>> npy_labels(const std::string& name, const NpyArray& array,
-                                             std::span<const std::byte> bytes) {
-  if (array.shape.size() != 1) {
-    return bad_npy(name, "labels have one dimension", "1",
-                   std::to_string(array.shape.size()) + " dimensions");
-  }
+Result<std::vector<std::int32_t>> npy_integers(const std::string& name, const NpyArray& array,
+                                               std::span<const std::byte> bytes,
+                                               const std::string& what) {
   if (array.type == NpyType::kFloat32) {
-    return bad_npy(name, "labels are integers", "int64, int32, int8 or uint8", "float32");
+    return bad_npy(name, what + "s are integers", "int64, int32, int8 or uint8", "float32");
   }
-  std::vector<std::int32_t> labels(static_cast<std::size_t>(array.shape[0]));
-  for (std::size_t i = 0; i < labels.size(); ++i) {
-    const std::int64_t label = integer_at(array.type, bytes.data() + array.offset, i);
-    if (label < 0 || label > std::numeric_limits<std::int32_t>::max()) {
+  std::size_t count = 1;
+  for (const std::int64_t dim : array.shape) count *= static_cast<std::size_t>(dim);
+  const std::size_t a_sample = count / static_cast<std::size_t>(array.shape[0]);
+  std::vector<std::int32_t> values(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::int64_t value = integer_at(array.type, bytes.data() + array.offset, i);
+    if (value < 0 || value > std::numeric_limits<std::int32_t>::max()) {
       return Error{ErrorCode::kBadData,
-                   "label out of range",
-                   name + ", sample " + std::to_string(i),
-                   "0 or more, below the model's number of classes",
-                   std::to_string(label),
-                   "correct the label"};
+                   what + " out of range",
+                   name + ", sample " + std::to_string(i / a_sample),
+                   "0 or more, below 2^31",
+                   std::to_string(value),
+                   "correct the " + what};
     }
-    labels[i] = static_cast<std::int32_t>(label);
+    values[i] = static_cast<std::int32_t>(value);
   }
-  return labels;
+  return values;
 }
 
-std::vector<std::byte> write_npy(std::span<const float> values, std::int64_t rows,
-                                 std::int64_t cols) {
+std::vector<std::byte> write_npy(std::span<const float> values,
+                                 std::span<const std::int64_t> shape) {
   std::string head(kMagic);
   head += '\x01';
   head += '\x00';
-  std::string dict = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + std::to_string(rows) +
-                     ", " + std::to_string(cols) + "), }";
+  std::string dims;
+  for (const std::int64_t dim : shape) dims += (dims.empty() ? "" : ", ") + std::to_string(dim);
+  if (shape.size() == 1) dims += ',';
+  std::string dict = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + dims + "), }";
   const std::size_t unpadded = head.size() + 2 + dict.size() + 1;
   dict.append((kAlignment - unpadded % kAlignment) % kAlignment, ' ');
   dict += '\n';

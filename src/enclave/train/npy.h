@@ -28,13 +28,14 @@ struct NpyArray {
 // truncated, bytes left over.
 Result<NpyArray> parse_npy(const std::string& name, std::span<const std::byte> bytes);
 
-// Labels from an array that parse_npy() has accepted. Error kBadData: not integers of one
-// dimension, a negative label or one above 2^31 - 1 (with its index).
-Result<std::vector<std::int32_t>> npy_labels(const std::string& name, const NpyArray& array,
-                                             std::span<const std::byte> bytes);
+// Integers from an array that parse_npy() has accepted: labels or tokens, `what` in errors. Error
+// kBadData: not integers, a negative one or one above 2^31 - 1 (with its sample).
+Result<std::vector<std::int32_t>> npy_integers(const std::string& name, const NpyArray& array,
+                                               std::span<const std::byte> bytes,
+                                               const std::string& what);
 
-// A rows x cols float32 matrix as a .npy file (version 1).
-std::vector<std::byte> write_npy(std::span<const float> values, std::int64_t rows,
-                                 std::int64_t cols);
+// A float32 array as a .npy file (version 1). Precondition: as many values as `shape` says.
+std::vector<std::byte> write_npy(std::span<const float> values,
+                                 std::span<const std::int64_t> shape);
 
 }  // namespace tempo

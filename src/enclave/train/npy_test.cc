@@ -49,7 +49,7 @@ TEST(Npy, AcceptsTheDictInOtherSpellings) {
 
 TEST(Npy, WritesWhatItReads) {
   const std::vector<float> values{1, -2, 3.5F, 4, 5, 6};
-  const Bytes file = write_npy(values, 2, 3);
+  const Bytes file = write_npy(values, std::vector<std::int64_t>{2, 3});
   const auto array = parse_npy("p.npy", file);
   ASSERT_TRUE(array.ok()) << array.error().one_line();
   EXPECT_EQ(array->shape, (std::vector<std::int64_t>{2, 3}));
@@ -124,7 +124,7 @@ Result<std::vector<std::int32_t>> labels_of(const char* descr, const std::vector
   const auto file = npy_file(npy_dict(descr, shape), values);
   const auto array = parse_npy("y.npy", file);
   EXPECT_TRUE(array.ok());
-  return npy_labels("y.npy", *array, file);
+  return npy_integers("y.npy", *array, file, "label");
 }
 
 TEST(Npy, ReadsLabelsOfEveryIntegerType) {
@@ -143,8 +143,11 @@ TEST(Npy, RefusesBadLabels) {
   EXPECT_FALSE(labels_of<std::int64_t>("<i8", {std::int64_t{1} << 32}).ok());
   EXPECT_FALSE(labels_of<std::int64_t>("<i8", {std::numeric_limits<std::int64_t>::min()}).ok());
   EXPECT_FALSE(labels_of<float>("<f4", {1}).ok());
-  const auto matrix = npy_file(npy_dict("|i1", "(2, 1)"), std::vector<std::int8_t>(2));
-  EXPECT_FALSE(npy_labels("y", parse_npy("y", matrix).value(), matrix).ok());
+  const auto matrix = npy_file(npy_dict("|i1", "(2, 2)"), std::vector<std::int8_t>{0, 1, 2, -3});
+  const auto second = npy_integers("y", parse_npy("y", matrix).value(), matrix, "token");
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.error().what, "token out of range");
+  EXPECT_EQ(second.error().where, "y, sample 1");
 }
 
 }  // namespace

@@ -22,46 +22,6 @@ std::string printable(std::string_view text) {
   return out;
 }
 
-std::string_view kind_name(JobKind kind) {
-  switch (kind) {
-    case JobKind::kTrain:
-      return "train";
-    case JobKind::kInfer:
-      return "infer";
-    case JobKind::kPlan:
-      return "plan";
-  }
-  return "train";
-}
-
-std::string_view offload_name(OffloadPolicy policy) {
-  switch (policy) {
-    case OffloadPolicy::kAuto:
-      return "auto";
-    case OffloadPolicy::kAll:
-      return "all";
-    case OffloadPolicy::kNone:
-      return "none";
-  }
-  return "auto";
-}
-
-std::string_view schedule_name(ScheduleKind kind) {
-  switch (kind) {
-    case ScheduleKind::kConstant:
-      return "constant";
-    case ScheduleKind::kStep:
-      return "step";
-    case ScheduleKind::kCosine:
-      return "cosine";
-  }
-  return "constant";
-}
-
-std::string_view form_name(ExportForm form) {
-  return form == ExportForm::kTraining ? "training" : "inference";
-}
-
 std::string_view outcome(const Report& report) {
   if (!report.error) return "complete";
   return report.error->code == ErrorCode::kInterrupted ? "interrupted" : "failed";
@@ -75,13 +35,10 @@ Json error_json(const std::optional<Error>& error) {
 Json model_json(const ModelSummary& model) {
   Json notes = Json::array();
   for (const std::string& note : model.notes) notes.push_back(note);
-  return {{"name", printable(model.name)},
-          {"opset", model.opset},
-          {"nodes", model.nodes},
-          {"parameters", model.parameters},
-          {"input", shape_to_string(model.input)},
-          {"classes", model.classes},
-          {"fused", Json(model.fused)},
+  return {{"name", printable(model.name)}, {"opset", model.opset},
+          {"nodes", model.nodes},          {"parameters", model.parameters},
+          {"frozen", model.frozen},        {"input", shape_to_string(model.input)},
+          {"classes", model.classes},      {"fused", Json(model.fused)},
           {"notes", std::move(notes)}};
 }
 
@@ -90,7 +47,7 @@ Json data_json(const DataSummary& data, const DataSpec& spec) {
           {"train_samples", data.train_samples},
           {"test_samples", data.test_samples},
           {"sample_shape", data.shape.to_string()},
-          {"type", data.type == ValueType::kUint8 ? "uint8" : "float32"},
+          {"type", value_type_name(data.type)},
           {"mean", data.normalisation.mean},
           {"deviation", data.normalisation.deviation},
           {"normalisation_from", printable(data.normalisation.origin)},
@@ -99,16 +56,24 @@ Json data_json(const DataSummary& data, const DataSpec& spec) {
 }
 
 Json optimizer_json(const JobSpec& spec) {
-  return {{"name", "sgd"},
-          {"learning_rate", spec.learning_rate},
-          {"momentum", spec.momentum},
-          {"weight_decay", spec.weight_decay},
-          {"schedule",
-           {{"name", schedule_name(spec.schedule.kind)},
-            {"warmup_epochs", spec.schedule.warmup_epochs},
-            {"step_epochs", spec.schedule.step_epochs},
-            {"step_gamma", spec.schedule.step_gamma},
-            {"final_fraction", spec.schedule.final_fraction}}}};
+  const OptimizerSpec& optimizer = spec.optimizer;
+  Json json = {{"name", optimizer_kind_name(optimizer.kind)},
+               {"learning_rate", spec.learning_rate}};
+  if (optimizer.kind == OptimizerKind::kSgd) {
+    json["momentum"] = optimizer.momentum;
+  } else {
+    json["beta1"] = optimizer.beta1;
+    json["beta2"] = optimizer.beta2;
+    json["epsilon"] = optimizer.epsilon;
+  }
+  json["weight_decay"] = optimizer.weight_decay;
+  json["clip_norm"] = spec.clip_norm;
+  json["schedule"] = {{"name", schedule_kind_name(spec.schedule.kind)},
+                      {"warmup_epochs", spec.schedule.warmup_epochs},
+                      {"step_epochs", spec.schedule.step_epochs},
+                      {"step_gamma", spec.schedule.step_gamma},
+                      {"final_fraction", spec.schedule.final_fraction}};
+  return json;
 }
 
 Json times_json(const Report& report) {
@@ -165,11 +130,20 @@ Json soundness_json(const Report& report) {
           {"operators", std::move(operators)}};
 }
 
+// One figure of every set of metrics that has it.
+Json figures(const std::vector<Metrics>& all, std::optional<double> Metrics::*figure) {
+  Json list = Json::array();
+  for (const Metrics& metrics : all) {
+    if (metrics.*figure) list.push_back(*(metrics.*figure));
+  }
+  return list;
+}
+
 // The lists of a run. A prediction has at most one accuracy and no loss.
 void add_results(const Report& report, Json& json) {
   const TrainingHistory& training = report.training;
   json["loss"] = training.loss;
-  json["accuracy"] = training.accuracy;
+  json["accuracy"] = figures(training.test, &Metrics::accuracy);
   if (report.predictions) {
     if (report.predictions->accuracy) json["accuracy"].push_back(*report.predictions->accuracy);
     json["predictions"] = {{"samples", report.predictions->samples},
@@ -177,8 +151,13 @@ void add_results(const Report& report, Json& json) {
                            {"seconds", report.predictions->seconds}};
     return;
   }
-  json["train_accuracy"] = training.train_accuracy;
-  json["test_loss"] = training.test_loss;
+  json["top5_accuracy"] = figures(training.test, &Metrics::top5_accuracy);
+  json["mean_absolute_error"] = figures(training.test, &Metrics::mean_absolute_error);
+  json["test_loss"] = Json::array();
+  for (const Metrics& metrics : training.test) json["test_loss"].push_back(metrics.loss);
+  json["train_accuracy"] = figures(training.train, &Metrics::accuracy);
+  json["train_top5_accuracy"] = figures(training.train, &Metrics::top5_accuracy);
+  json["train_mean_absolute_error"] = figures(training.train, &Metrics::mean_absolute_error);
   json["epochs_done"] = training.epochs_done;
   json["steps_done"] = training.loss.size();
   json["images"] = training.images;
@@ -248,11 +227,11 @@ std::string report_json(const Report& report) {
   const JobSpec& spec = report.spec;
   Json json;
   json["schema"] = kReportSchema;
-  json["kind"] = kind_name(spec.kind);
+  json["kind"] = job_kind_name(spec.kind);
   json["outcome"] = outcome(report);
   json["error"] = error_json(report.error);
   json["scheme"] = printable(spec.scheme);
-  json["offload"] = offload_name(spec.offload);
+  json["offload"] = offload_policy_name(spec.offload);
   json["model"] = model_json(report.model);
   json["data"] = data_json(report.data, spec.data);
   json["seeds"] = {{"job", spec.seed}};
@@ -260,8 +239,11 @@ std::string report_json(const Report& report) {
   if (spec.kind == JobKind::kTrain) {
     json["epochs"] = spec.epochs;
     json["steps_limit"] = spec.steps;
+    json["accumulate"] = spec.accumulate;
+    json["loss_function"] = {{"name", loss_kind_name(spec.loss)},
+                             {"label_smoothing", spec.label_smoothing}};
     json["optimizer"] = optimizer_json(spec);
-    json["export_form"] = form_name(spec.export_form);
+    json["export_form"] = export_form_name(spec.export_form);
   }
   add_results(report, json);
   json["images_per_second"] = images_per_second(report);

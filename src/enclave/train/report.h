@@ -28,6 +28,7 @@ struct ModelSummary {
   int opset = 0;
   std::int64_t nodes = 0;
   std::int64_t parameters = 0;  // trained values
+  std::int64_t frozen = 0;      // values that training would change, had they not been frozen
   Shape input;                  // with kBatchDim
   std::int64_t classes = 0;
   FusedCounts fused;               // what import made of chains

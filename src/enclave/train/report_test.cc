@@ -18,7 +18,7 @@ Report some_report() {
   report.model.name = "net";
   report.model.input = {kBatchDim, 3, 32, 32};
   report.training.loss = {2.5, 1.5, 1.25};
-  report.training.accuracy = {0.5, 0.75};
+  report.training.test = {{1.75, 0.5, 0.875, {}}, {1.5, 0.75, 0.9375, {}}};
   report.training.images = 300;
   report.training.train_seconds = 1.5;
   report.times.add(TimeKind::kEncode, 0.25);
@@ -73,6 +73,43 @@ TEST(Report, TellsHowTheModelCameAndGoes) {
   const auto plain = Json::parse(report_json(some_report()));
   EXPECT_TRUE(plain.at("model").at("fused").is_object());
   EXPECT_TRUE(plain.at("model").at("notes").is_array());
+}
+
+TEST(Report, HasTheFiguresOfTheLoss) {
+  Report report = some_report();
+  report.training.train = {{2, 0.25, 0.5, {}}};
+  auto json = Json::parse(report_json(report));
+  EXPECT_EQ(json.at("test_loss"), Json({1.75, 1.5}));
+  EXPECT_EQ(json.at("top5_accuracy"), Json({0.875, 0.9375}));
+  EXPECT_EQ(json.at("train_accuracy"), Json({0.25}));
+  EXPECT_EQ(json.at("train_top5_accuracy"), Json({0.5}));
+  EXPECT_TRUE(json.at("mean_absolute_error").empty());
+  EXPECT_EQ(json.at("loss_function").at("name"), "cross-entropy");
+  report.spec.loss = LossKind::kMse;
+  report.training.train = {{2, {}, {}, 1.25}};
+  report.training.test = {{1, {}, {}, 0.5}};
+  json = Json::parse(report_json(report));
+  EXPECT_EQ(json.at("loss_function").at("name"), "mse");
+  EXPECT_EQ(json.at("mean_absolute_error"), Json({0.5}));
+  EXPECT_EQ(json.at("train_mean_absolute_error"), Json({1.25}));
+  EXPECT_TRUE(json.at("accuracy").empty());
+}
+
+TEST(Report, NamesTheOptimizersSettings) {
+  Report report = some_report();
+  report.spec.optimizer.momentum = 0.75;
+  auto json = Json::parse(report_json(report)).at("optimizer");
+  EXPECT_EQ(json.at("name"), "sgd");
+  EXPECT_EQ(json.at("momentum"), 0.75);
+  EXPECT_FALSE(json.contains("beta1"));
+  report.spec.optimizer.kind = OptimizerKind::kAdamW;
+  report.spec.optimizer.beta2 = 0.5;
+  report.spec.clip_norm = 2;
+  json = Json::parse(report_json(report)).at("optimizer");
+  EXPECT_EQ(json.at("name"), "adamw");
+  EXPECT_EQ(json.at("beta2"), 0.5);
+  EXPECT_EQ(json.at("clip_norm"), 2.0);
+  EXPECT_FALSE(json.contains("momentum"));
 }
 
 TEST(Report, NamesWorkersOperatorsAndSoundness) {

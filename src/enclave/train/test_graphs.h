@@ -41,6 +41,15 @@ class GraphBuilder {
           {"pads", Attribute{std::vector<std::int64_t>{1, 1, 1, 1}}}});
     return *this;
   }
+  // Running statistics 0 and 1.
+  GraphBuilder& batch_norm(std::int64_t channels) {
+    const TensorId scale = parameter("S", {channels}, Storage::kOnnx, 1);
+    const TensorId bias = parameter("B", {channels}, Storage::kOnnx, 1);
+    const TensorId mean = statistic("M", channels, 0);
+    const TensorId variance = statistic("V", channels, 1);
+    node("BatchNormalization", {last_, scale, bias, mean, variance}, {});
+    return *this;
+  }
   GraphBuilder& simple(const char* op_type) {
     node(op_type, {last_}, {});
     return *this;
@@ -73,6 +82,14 @@ class GraphBuilder {
       tensor.floats.push_back(scale * std::sin(phase));
     }
     tensor.declared = std::move(shape);
+    return add(std::move(tensor));
+  }
+  TensorId statistic(const char* name, std::int64_t channels, float value) {
+    Tensor tensor;
+    tensor.name = numbered(name, graph_.tensors.size());
+    tensor.kind = TensorKind::kStatistic;
+    tensor.declared = {channels};
+    tensor.floats.assign(static_cast<std::size_t>(channels), value);
     return add(std::move(tensor));
   }
   void node(const char* op_type, std::vector<TensorId> inputs,

@@ -3,11 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <limits>
 #include <string>
 #include <utility>
-
-#include "enclave/train/loss.h"
 
 namespace tempo {
 namespace {
@@ -33,6 +30,9 @@ Status check_settings(const JobSpec& spec) {
   if (spec.batch < 1 || spec.batch > kMax) {
     return bad_setting("batch", "1 or more", std::to_string(spec.batch));
   }
+  if (spec.accumulate < 1 || spec.accumulate > kMax) {
+    return bad_setting("accumulate", "1 or more", std::to_string(spec.accumulate));
+  }
   if (spec.epochs < 1 || spec.epochs > kMax) {
     return bad_setting("epochs", "1 or more", std::to_string(spec.epochs));
   }
@@ -43,10 +43,17 @@ Status check_settings(const JobSpec& spec) {
     return bad_setting("learning rate", "a finite number, 0 or more",
                        std::to_string(spec.learning_rate));
   }
+  if (!(spec.label_smoothing >= 0 && spec.label_smoothing <= 1)) {
+    return bad_setting("label smoothing", "0 to 1", std::to_string(spec.label_smoothing));
+  }
+  if (!(spec.clip_norm >= 0 && std::isfinite(spec.clip_norm))) {
+    return bad_setting("clip norm", "a finite number, 0 (no clipping) or more",
+                       std::to_string(spec.clip_norm));
+  }
   return check_schedule(spec.schedule);
 }
 
-Status check_data(const Datasets& data) {
+Status check_data(const Datasets& data, const ModelIo& model, LossKind loss) {
   if (data.train.empty()) {
     return Error{ErrorCode::kBadData,
                  "no training samples",
@@ -56,16 +63,19 @@ Status check_data(const Datasets& data) {
                  "send the training set's files"};
   }
   for (const Dataset* set : {&data.train, &data.test}) {
-    if (!set->empty() && !set->has_labels()) {
-      return Error{ErrorCode::kBadData,
-                   "samples without labels",
-                   set->source(),
-                   "a label for every sample",
-                   "none",
-                   "send the file of labels too"};
-    }
+    if (set->empty()) continue;
+    TEMPO_RETURN_IF_ERROR(check_fits(*set, model));
+    TEMPO_RETURN_IF_ERROR(check_targets(*set, loss, model.rows, model.classes));
   }
   return {};
+}
+
+// Says when an error came. Others (of a worker, of the engine) know where they are from.
+Error at_step(Error error, std::int64_t epoch, std::size_t step) {
+  if (error.code == ErrorCode::kDiverged) {
+    error.where = "epoch " + std::to_string(epoch + 1) + ", step " + std::to_string(step + 1);
+  }
+  return error;
 }
 
 }  // namespace
@@ -73,55 +83,50 @@ Status check_data(const Datasets& data) {
 // What is known while an epoch runs.
 struct Trainer::Epoch {
   std::int64_t index = 0;
-  std::int64_t seen = 0;
-  std::int64_t correct = 0;
-  std::int64_t test_seen = 0;
-  std::int64_t test_correct = 0;
+  LossSums train;
+  LossSums test;
   bool evaluating = false;
 };
 
 Trainer::Trainer(const Datasets& data, const JobSpec& spec, EngineFactory& factory,
                  TimeLedger& ledger)
-    : data_(&data), spec_(spec), factory_(&factory), ledger_(&ledger) {}
+    : data_(&data),
+      spec_(spec),
+      factory_(&factory),
+      ledger_(&ledger),
+      loss_{spec.loss, spec.label_smoothing} {}
 
 Result<std::unique_ptr<Trainer>> Trainer::create(Graph& graph, const Datasets& data,
                                                  const Normalisation& normalisation,
                                                  const JobSpec& spec, EngineFactory& factory,
                                                  ThreadPool& pool, TimeLedger& ledger) {
   TEMPO_RETURN_IF_ERROR(check_settings(spec));
-  TEMPO_RETURN_IF_ERROR(check_data(data));
   std::unique_ptr<Trainer> trainer(new Trainer(data, spec, factory, ledger));
   TEMPO_RETURN_IF_ERROR(trainer->set_up(graph, normalisation, pool));
   return trainer;
 }
 
 Status Trainer::set_up(Graph& graph, const Normalisation& normalisation, ThreadPool& pool) {
-  const auto model = describe_model_input(graph);
+  const auto model = describe_model(graph);
   if (!model.ok()) return model.error();
   classes_ = model->classes;
-  TEMPO_RETURN_IF_ERROR(check_fits(data_->train, model->sample, classes_));
-  if (!data_->test.empty()) TEMPO_RETURN_IF_ERROR(check_fits(data_->test, model->sample, classes_));
-
-  const std::int64_t count = data_->train.size();
-  const std::int64_t remainder = count % spec_.batch;
-  steps_per_epoch_ = count / spec_.batch + (remainder > 0 ? 1 : 0);
-  if (steps_per_epoch_ > std::numeric_limits<std::int64_t>::max() / spec_.epochs) {
-    return bad_setting("epochs", "fewer", std::to_string(spec_.epochs));
-  }
-  total_steps_ = steps_per_epoch_ * spec_.epochs;
-  if (spec_.steps > 0) total_steps_ = std::min(total_steps_, spec_.steps);
+  rows_ = model->rows;
+  TEMPO_RETURN_IF_ERROR(check_data(*data_, *model, loss_.kind));
+  length_ = run_length(spec_, data_->train.size());
 
   const Augmentation augmentation{spec_.data.random_crop, spec_.data.random_flip};
   auto train =
-      Batcher::create(data_->train, normalisation, model->layout, augmentation, spec_.seed, pool);
+      InputBatches::create(data_->train, normalisation, *model, augmentation, spec_.seed, pool);
   if (!train.ok()) return train.error();
   train_batches_ = std::move(*train);
-  auto sgd = Sgd::create(graph, {spec_.momentum, spec_.weight_decay}, pool);
-  if (!sgd.ok()) return sgd.error();
-  sgd_.emplace(std::move(*sgd));
-  schedule_.emplace(spec_.schedule, spec_.learning_rate, steps_per_epoch_, spec_.epochs);
+  parameters_.emplace(graph, pool);
+  auto optimizer = Optimizer::create(*parameters_, spec_.optimizer);
+  if (!optimizer.ok()) return optimizer.error();
+  optimizer_.emplace(std::move(*optimizer));
+  if (spec_.accumulate > 1) sum_.emplace(*parameters_);
+  schedule_.emplace(spec_.schedule, spec_.learning_rate, length_.steps_per_epoch, spec_.epochs);
 
-  auto bypass = SoftmaxBypass::apply(graph);
+  auto bypass = LogitBypass::apply(graph, loss_.kind);
   if (!bypass.ok()) return bypass.error();
   bypass_.emplace(std::move(*bypass));
 
@@ -132,12 +137,10 @@ Status Trainer::set_up(Graph& graph, const Normalisation& normalisation, ThreadP
     out = std::move(*executor);
     return {};
   };
-  if (count >= spec_.batch) TEMPO_RETURN_IF_ERROR(training_executor(spec_.batch, full_));
-  if (remainder > 0 && total_steps_ >= steps_per_epoch_) {
-    TEMPO_RETURN_IF_ERROR(training_executor(remainder, last_));
-  }
+  if (length_.has_full_batches) TEMPO_RETURN_IF_ERROR(training_executor(spec_.batch, full_));
+  if (length_.rest > 0) TEMPO_RETURN_IF_ERROR(training_executor(length_.rest, last_));
   if (!data_->test.empty()) {
-    auto test = Batcher::create(data_->test, normalisation, model->layout, {}, spec_.seed, pool);
+    auto test = InputBatches::create(data_->test, normalisation, *model, {}, spec_.seed, pool);
     if (!test.ok()) return test.error();
     test_batches_ = std::move(*test);
     auto pass = InferencePass::create(graph, std::min(spec_.batch, data_->test.size()), *factory_,
@@ -153,21 +156,22 @@ Status Trainer::run(const std::atomic<bool>& cancel, const OnProgress& on_progre
   history = {};
   const std::int64_t count = data_->train.size();
   std::int64_t done = 0;
-  for (std::int64_t e = 0; e < spec_.epochs && done < total_steps_; ++e) {
+  for (std::int64_t e = 0; e < spec_.epochs && done < length_.steps; ++e) {
     Epoch epoch;
     epoch.index = e;
     const auto order = epoch_order(spec_.seed, static_cast<std::uint32_t>(e), count);
-    for (std::int64_t first = 0; first < count && done < total_steps_; first += spec_.batch) {
+    for (std::int64_t first = 0; first < count && done < length_.steps;
+         first += length_.step_samples) {
       if (cancel.load(std::memory_order_relaxed)) return interrupted();
       const auto start = Clock::now();
-      const auto size = static_cast<std::size_t>(std::min(spec_.batch, count - first));
+      const auto size = static_cast<std::size_t>(std::min(length_.step_samples, count - first));
       const auto samples = std::span(order).subspan(static_cast<std::size_t>(first), size);
       if (Status status = step(epoch, samples, history); !status.ok()) return status;
       history.train_seconds += seconds_since(start);
       ++done;
       if (on_progress) on_progress(progress(epoch, history));
     }
-    if (epoch.seen == count) ++history.epochs_done;
+    if (epoch.train.samples == count * rows_) ++history.epochs_done;
     if (evaluation_) TEMPO_RETURN_IF_ERROR(evaluate(cancel, on_progress, epoch, history));
   }
   return {};
@@ -175,70 +179,88 @@ Status Trainer::run(const std::atomic<bool>& cancel, const OnProgress& on_progre
 
 Status Trainer::step(Epoch& epoch, std::span<const std::uint32_t> samples,
                      TrainingHistory& history) {
-  const auto number = static_cast<std::int64_t>(history.loss.size());
+  const auto batch_size = static_cast<std::size_t>(spec_.batch);
+  // Numbers the batches of the whole run: no two of them have the same dropout.
+  std::uint64_t number = history.loss.size() * static_cast<std::uint64_t>(spec_.accumulate);
+  LossSums sums;
+  Gradients gradients;
+  if (sum_) sum_->reset();
+  for (std::size_t first = 0; first < samples.size(); first += batch_size, ++number) {
+    const auto part = samples.subspan(first, std::min(batch_size, samples.size() - first));
+    auto executor = batch(epoch, part, number, static_cast<std::int64_t>(samples.size()), sums);
+    if (!executor.ok()) return at_step(executor.error(), epoch.index, history.loss.size());
+    gradients = parameters_->gradients(
+        [&executor](TensorId parameter) { return (*executor)->gradient(parameter); });
+    if (!sum_) continue;
+    const TimeScope time(*ledger_, TimeKind::kUpdate);
+    sum_->add(gradients);
+    gradients = sum_->gradients();
+  }
+  if (Status status = update(gradients, schedule_->rate(history.loss.size())); !status.ok()) {
+    return at_step(status.error(), epoch.index, history.loss.size());
+  }
+  if (epoch.train.samples == 0) history.train.emplace_back();
+  epoch.train.add(sums);
+  history.train.back() = metrics_of(loss_.kind, classes_, epoch.train);
+  history.loss.push_back(sums.mean_loss());
+  history.images += static_cast<std::int64_t>(samples.size());
+  return {};
+}
+
+Result<Executor*> Trainer::batch(const Epoch& epoch, std::span<const std::uint32_t> samples,
+                                 std::uint64_t number, std::int64_t step_samples, LossSums& sums) {
   Executor& executor = static_cast<std::int64_t>(samples.size()) == spec_.batch ? *full_ : *last_;
   {
-    TimeScope time(*ledger_, TimeKind::kData);
-    train_batches_->fill(samples, static_cast<std::uint32_t>(epoch.index), executor.input());
-    train_batches_->labels(samples, labels_);
+    const TimeScope time(*ledger_, TimeKind::kData);
+    train_batches_->fill(samples, static_cast<std::uint32_t>(epoch.index), executor);
+    data_->train.targets(samples, targets_);
   }
-  TEMPO_RETURN_IF_ERROR(executor.forward(static_cast<std::uint64_t>(number)));
-  BatchLoss loss;
+  TEMPO_RETURN_IF_ERROR(executor.forward(number));
   {
-    TimeScope time(*ledger_, TimeKind::kNonLinear);
-    auto result = softmax_cross_entropy(executor.output(), labels_, classes_, executor.d_output());
-    if (!result.ok()) {
-      Error error = result.error();
-      error.where =
-          "epoch " + std::to_string(epoch.index + 1) + ", step " + std::to_string(number + 1);
-      return error;
-    }
-    loss = *result;
+    const TimeScope time(*ledger_, TimeKind::kNonLinear);
+    const auto loss = evaluate_loss(loss_, executor.output(), classes_, targets_,
+                                    step_samples * rows_, executor.d_output());
+    if (!loss.ok()) return loss.error();
+    sums.add(*loss);
   }
   TEMPO_RETURN_IF_ERROR(executor.backward());
-  {
-    TimeScope time(*ledger_, TimeKind::kUpdate);
-    sgd_->step(schedule_->rate(number),
-               [&executor](TensorId parameter) { return executor.gradient(parameter); });
+  return &executor;
+}
+
+Status Trainer::update(const Gradients& gradients, double rate) {
+  const TimeScope time(*ledger_, TimeKind::kUpdate);
+  double scale = 1;
+  if (spec_.clip_norm > 0) {
+    const auto factor = clip_factor(global_norm(*parameters_, gradients), spec_.clip_norm);
+    if (!factor.ok()) return factor.error();
+    scale = *factor;
   }
-  history.loss.push_back(loss.mean_loss);
-  history.images += static_cast<std::int64_t>(samples.size());
-  if (epoch.seen == 0) history.train_accuracy.push_back(0);
-  epoch.seen += static_cast<std::int64_t>(samples.size());
-  epoch.correct += loss.correct;
-  history.train_accuracy.back() =
-      static_cast<double>(epoch.correct) / static_cast<double>(epoch.seen);
+  optimizer_->step(rate, gradients, scale);
   return {};
 }
 
 Status Trainer::evaluate(const std::atomic<bool>& cancel, const OnProgress& on_progress,
                          Epoch& epoch, TrainingHistory& history) {
   const auto start = Clock::now();
-  const auto labels = data_->test.labels();
-  double total_loss = 0;
   epoch.evaluating = true;
-  const auto on_batch = [&](std::int64_t first, std::int64_t count,
+  const auto on_batch = [&](std::span<const std::uint32_t> samples,
                             std::span<const float> outputs) -> Status {
-    const auto batch_labels =
-        labels.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
-    auto loss = softmax_cross_entropy(outputs, batch_labels, classes_, {});
+    data_->test.targets(samples, targets_);
+    const auto loss =
+        evaluate_loss(loss_, outputs, classes_, targets_, data_->test.size() * rows_, {});
     if (!loss.ok()) {
       Error error = loss.error();
       error.where = "evaluation after epoch " + std::to_string(epoch.index + 1);
       return error;
     }
-    total_loss += loss->mean_loss * static_cast<double>(count);
-    epoch.test_correct += loss->correct;
-    epoch.test_seen += count;
+    epoch.test.add(*loss);
     if (on_progress) on_progress(progress(epoch, history));
     return {};
   };
   Status status = evaluation_->run(*test_batches_, data_->test.size(), cancel, on_batch);
   history.evaluate_seconds += seconds_since(start);
   if (!status.ok()) return status;
-  const double samples = static_cast<double>(data_->test.size());
-  history.accuracy.push_back(static_cast<double>(epoch.test_correct) / samples);
-  history.test_loss.push_back(total_loss / samples);
+  history.test.push_back(metrics_of(loss_.kind, classes_, epoch.test));
   return {};
 }
 
@@ -248,23 +270,22 @@ TrainProgress Trainer::progress(const Epoch& epoch, const TrainingHistory& histo
   p.epoch = epoch.index + 1;
   p.epochs = spec_.epochs;
   p.step = static_cast<std::int64_t>(history.loss.size());
-  p.total_steps = total_steps_;
+  p.total_steps = length_.steps;
   p.loss = history.loss.empty() ? 0 : history.loss.back();
-  const std::int64_t seen = epoch.evaluating ? epoch.test_seen : epoch.seen;
-  const std::int64_t correct = epoch.evaluating ? epoch.test_correct : epoch.correct;
-  p.accuracy = seen > 0 ? static_cast<double>(correct) / static_cast<double>(seen) : 0;
-  if (!history.accuracy.empty()) p.test_accuracy = history.accuracy.back();
+  const LossSums& sums = epoch.evaluating ? epoch.test : epoch.train;
+  if (sums.samples > 0) p.epoch_so_far = metrics_of(loss_.kind, classes_, sums);
+  if (!history.test.empty()) p.test = history.test.back();
   p.learning_rate = p.step > 0 ? schedule_->rate(p.step - 1) : 0;
   if (history.train_seconds > 0 && p.step > 0) {
     p.images_per_second = static_cast<double>(history.images) / history.train_seconds;
     p.eta_s = history.train_seconds / static_cast<double>(p.step) *
               static_cast<double>(p.total_steps - p.step);
   }
-  if (!history.accuracy.empty()) {
-    const std::int64_t evaluations = (total_steps_ + steps_per_epoch_ - 1) / steps_per_epoch_ -
-                                     static_cast<std::int64_t>(history.accuracy.size());
-    p.eta_s += history.evaluate_seconds / static_cast<double>(history.accuracy.size()) *
-               static_cast<double>(evaluations);
+  if (!history.test.empty()) {
+    const auto done = static_cast<std::int64_t>(history.test.size());
+    const std::int64_t all = (length_.steps - 1) / length_.steps_per_epoch + 1;
+    p.eta_s +=
+        history.evaluate_seconds / static_cast<double>(done) * static_cast<double>(all - done);
   }
   p.checks = factory_->checks();
   return p;

@@ -1,5 +1,8 @@
 // File: enclave/train/trainer.h
 // The training loop: epochs of shuffled batches, loss, backward, update, evaluation.
+//
+// A step is one update. It may take several batches (JobSpec::accumulate), each with a forward and
+// backward of its own; its gradient is that of the mean loss over all its samples.
 #pragma once
 
 #include <atomic>
@@ -14,14 +17,17 @@
 #include "enclave/graph/graph.h"
 #include "enclave/nn/executor.h"
 #include "enclave/nn/time_ledger.h"
-#include "enclave/train/batcher.h"
 #include "enclave/train/dataset.h"
 #include "enclave/train/engine_factory.h"
 #include "enclave/train/inference.h"
+#include "enclave/train/logit_bypass.h"
+#include "enclave/train/loss.h"
+#include "enclave/train/model_io.h"
 #include "enclave/train/normalisation.h"
+#include "enclave/train/optimizer.h"
+#include "enclave/train/parameters.h"
+#include "enclave/train/run_length.h"
 #include "enclave/train/schedule.h"
-#include "enclave/train/sgd.h"
-#include "enclave/train/softmax_bypass.h"
 #include "wire/job.h"
 
 namespace tempo {
@@ -32,9 +38,9 @@ struct TrainProgress {
   std::int64_t epochs = 0;
   std::int64_t step = 0;  // steps done, over all epochs
   std::int64_t total_steps = 0;
-  double loss = 0;            // of the last step
-  double accuracy = 0;        // on this epoch's training (or test) samples so far, 0..1
-  double test_accuracy = -1;  // of the last whole evaluation; negative: none yet
+  double loss = 0;              // of the last step
+  Metrics epoch_so_far;         // on this epoch's training (or test) samples
+  std::optional<Metrics> test;  // of the last whole evaluation
   double learning_rate = 0;
   double images_per_second = 0;  // training only
   double eta_s = 0;
@@ -43,14 +49,13 @@ struct TrainProgress {
 
 // What a run leaves, also when it ends early.
 struct TrainingHistory {
-  std::vector<double> loss;            // one a step
-  std::vector<double> train_accuracy;  // one an epoch begun, on the augmented samples as they went
-  std::vector<double> accuracy;        // on the test set, one an evaluation: after every epoch, and
-                                       // after the last step when the limit of steps ends one early
-  std::vector<double> test_loss;       // mean, likewise
-  std::int64_t epochs_done = 0;        // whole ones
-  std::int64_t images = 0;             // trained on
-  double train_seconds = 0;            // without evaluation
+  std::vector<double> loss;      // one a step
+  std::vector<Metrics> train;    // one an epoch begun, on the augmented samples as they went
+  std::vector<Metrics> test;     // one an evaluation: after every epoch, and after the last step
+                                 // when the limit of steps ends one early
+  std::int64_t epochs_done = 0;  // whole ones
+  std::int64_t images = 0;       // trained on
+  double train_seconds = 0;      // without evaluation
   double evaluate_seconds = 0;
 };
 
@@ -58,9 +63,10 @@ class Trainer {
  public:
   // What it takes must outlive it; the graph is changed by training and may be exported after the
   // trainer is gone. An empty data.test skips evaluation. All executors are made here, so that a
-  // lack of memory shows before the first step.
+  // lack of memory shows before the first step. What spec.frozen names must be frozen by then
+  // (freeze.h).
   // Errors: kUsage (settings that make no sense), kBadData (no training samples, no labels, data
-  // that does not fit the model), kUnsupportedModel, kBadModel, those of the factory.
+  // that does not fit model or loss), kUnsupportedModel, kBadModel, those of the factory.
   static Result<std::unique_ptr<Trainer>> create(Graph& graph, const Datasets& data,
                                                  const Normalisation& normalisation,
                                                  const JobSpec& spec, EngineFactory& factory,
@@ -71,19 +77,25 @@ class Trainer {
   // Trains from the beginning. on_progress (may be empty) is called after every step and every
   // evaluated batch. `history` is complete up to the point where the run ended, also on errors:
   // kInterrupted after `cancel` became true (looked at before every step; the model is that of the
-  // last whole step), kDiverged when the loss is not finite, those of the executor.
+  // last whole step), kDiverged when the loss is not finite (nor, where it is clipped, the
+  // gradient), those of the executor.
   Status run(const std::atomic<bool>& cancel, const OnProgress& on_progress,
              TrainingHistory& history);
 
-  std::int64_t total_steps() const { return total_steps_; }
+  std::int64_t total_steps() const { return length_.steps; }
   std::int64_t classes() const { return classes_; }
-  std::uint64_t optimizer_bytes() const { return sgd_->state_bytes(); }
 
  private:
   struct Epoch;
   Trainer(const Datasets& data, const JobSpec& spec, EngineFactory& factory, TimeLedger& ledger);
   Status set_up(Graph& graph, const Normalisation& normalisation, ThreadPool& pool);
+  // One update, by these samples.
   Status step(Epoch& epoch, std::span<const std::uint32_t> samples, TrainingHistory& history);
+  // Forward and backward of one batch of it, the run's `number`-th. The gradients are those of the
+  // executor.
+  Result<Executor*> batch(const Epoch& epoch, std::span<const std::uint32_t> samples,
+                          std::uint64_t number, std::int64_t step_samples, LossSums& sums);
+  Status update(const Gradients& gradients, double rate);
   Status evaluate(const std::atomic<bool>& cancel, const OnProgress& on_progress, Epoch& epoch,
                   TrainingHistory& history);
   TrainProgress progress(const Epoch& epoch, const TrainingHistory& history) const;
@@ -92,18 +104,21 @@ class Trainer {
   JobSpec spec_;
   EngineFactory* factory_;
   TimeLedger* ledger_;
-  std::int64_t classes_ = 0;
-  std::int64_t steps_per_epoch_ = 0;
-  std::int64_t total_steps_ = 0;         // of this run: the limit of steps counts
-  std::optional<SoftmaxBypass> bypass_;  // before the executors: goes after them
-  std::optional<Batcher> train_batches_;
-  std::optional<Batcher> test_batches_;
-  std::optional<Sgd> sgd_;
+  const LossOptions loss_;
+  std::int64_t classes_ = 0;  // columns of the output
+  std::int64_t rows_ = 1;     // of them, a sample
+  RunLength length_;
+  std::optional<LogitBypass> bypass_;  // before the executors: goes after them
+  std::optional<InputBatches> train_batches_;
+  std::optional<InputBatches> test_batches_;
+  std::optional<Parameters> parameters_;
+  std::optional<Optimizer> optimizer_;
+  std::optional<GradientSum> sum_;  // where a step takes several batches
   std::optional<Schedule> schedule_;
   std::unique_ptr<Executor> full_;  // null when the set is smaller than a batch
   std::unique_ptr<Executor> last_;  // for the last batch of an epoch when it is smaller; else null
   std::unique_ptr<InferencePass> evaluation_;  // null without a test set
-  std::vector<std::int32_t> labels_;
+  Targets targets_;
 };
 
 }  // namespace tempo

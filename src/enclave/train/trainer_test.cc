@@ -4,10 +4,13 @@
 
 #include <array>
 #include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <string>
 
 #include "enclave/offload/local_engine.h"
+#include "enclave/train/freeze.h"
 #include "enclave/train/test_files.h"
 #include "enclave/train/test_graphs.h"
 
@@ -97,7 +100,6 @@ JobSpec toy_spec() {
   spec.batch = 32;
   spec.epochs = 8;
   spec.learning_rate = 0.1;
-  spec.momentum = 0.9;
   spec.seed = 5;
   return spec;
 }
@@ -142,11 +144,11 @@ TEST(Trainer, LearnsASeparableSet) {
   EXPECT_EQ(history.loss.size(), 8U * 7U);  // the partial batch is kept
   EXPECT_EQ(history.images, 8 * 203);
   EXPECT_EQ(history.epochs_done, 8);
-  ASSERT_EQ(history.accuracy.size(), 8U);
-  EXPECT_EQ(history.accuracy.back(), 1.0);
-  EXPECT_LT(history.test_loss.back(), 0.1);
-  EXPECT_EQ(history.train_accuracy.size(), 8U);
-  EXPECT_GT(history.train_accuracy.back(), 0.99);
+  ASSERT_EQ(history.test.size(), 8U);
+  EXPECT_EQ(history.test.back().accuracy, 1.0);
+  EXPECT_LT(history.test.back().loss, 0.1);
+  EXPECT_EQ(history.train.size(), 8U);
+  EXPECT_GT(history.train.back().accuracy, 0.99);
   EXPECT_GT(history.loss.front(), history.loss.back());
   // Full batches, the last one of 203 mod 32, evaluation.
   EXPECT_EQ(outcome.batches, (std::vector<std::int64_t>{32, 11, 32}));
@@ -167,7 +169,7 @@ TEST(Trainer, LearnsImagesThroughAConvolution) {
   spec.data.random_flip = true;
   const Outcome outcome = train(graph, data, spec, {{0.4F}, {0.3F}, "given"});
   ASSERT_TRUE(outcome.status.ok()) << outcome.status.error().one_line();
-  EXPECT_EQ(outcome.history.accuracy.back(), 1.0);
+  EXPECT_EQ(outcome.history.test.back().accuracy, 1.0);
 }
 
 TEST(Trainer, SameSeedSameLosses) {
@@ -187,7 +189,7 @@ TEST(Trainer, SameSeedSameLosses) {
   for (std::size_t i = 0; i < first.tensors.size(); ++i) {
     EXPECT_EQ(first.tensors[i].floats, second.tensors[i].floats) << i;
   }
-  EXPECT_TRUE(a.history.accuracy.empty());
+  EXPECT_TRUE(a.history.test.empty());
 }
 
 // One linear layer in float64, straight from the definitions of loss and SGD.
@@ -229,7 +231,8 @@ std::vector<double> reference_losses(const Graph& graph, const Dataset& data, co
       losses.push_back(loss / static_cast<double>(count));
       for (std::size_t k = 0; k < 3; ++k) {
         for (std::size_t j = 0; j < 3; ++j) {
-          v[k][j] = spec.momentum * v[k][j] + g[k][j] + spec.weight_decay * w[k][j];
+          v[k][j] =
+              spec.optimizer.momentum * v[k][j] + g[k][j] + spec.optimizer.weight_decay * w[k][j];
           w[k][j] -= spec.learning_rate * v[k][j];
         }
       }
@@ -243,7 +246,7 @@ TEST(Trainer, MatchesAFloat64Reference) {
   JobSpec spec = toy_spec();
   spec.batch = 16;
   spec.epochs = 5;
-  spec.weight_decay = 0.01;
+  spec.optimizer.weight_decay = 0.01;
   // With a Softmax and without: the loss is that of the logits.
   for (const bool softmax : {false, true}) {
     GraphBuilder builder({kBatchDim, 2});
@@ -264,6 +267,174 @@ TEST(Trainer, MatchesAFloat64Reference) {
   }
 }
 
+using Json = nlohmann::json;
+
+Dataset fixture_data(const Json& c) {
+  const auto samples = c.at("samples").get<std::int64_t>();
+  test::Bytes bytes;
+  test::append_values(bytes, c.at("x").get<std::vector<float>>());
+  std::vector<Dataset::Part> parts(1);
+  parts[0] = {std::move(bytes), 0, 12, samples};
+  Dataset data("x", SampleShape::row(3), ValueType::kFloat32, std::move(parts));
+  if (c.at("loss") == "cross-entropy") {
+    data.set_labels(c.at("t").get<std::vector<std::int32_t>>(), "y");
+  } else {
+    test::Bytes targets;
+    test::append_values(targets, c.at("t").get<std::vector<float>>());
+    data.set_target_values(std::move(targets), 0, c.at("outputs"), "y");
+  }
+  return data;
+}
+
+JobSpec fixture_spec(const Json& c) {
+  JobSpec spec;
+  spec.batch = c.at("batch");
+  spec.accumulate = c.at("accumulate");
+  spec.epochs = static_cast<std::int64_t>(c.at("losses").size());
+  spec.loss = *parse_loss_kind(c.at("loss").get<std::string>());
+  spec.label_smoothing = c.at("label_smoothing");
+  spec.optimizer.kind = *parse_optimizer_kind(c.at("optimizer").get<std::string>());
+  spec.optimizer.weight_decay = c.at("weight_decay");
+  spec.learning_rate = c.at("lr");
+  spec.clip_norm = c.at("clip_norm");
+  spec.frozen.freeze = c.at("frozen").get<std::vector<std::string>>();
+  return spec;
+}
+
+// Losses, optimisers, accumulation, clipping and frozen parameters together.
+TEST(Trainer, MatchesPyTorch) {
+  std::ifstream file(std::string(TEMPO_SOURCE_DIR) + "/tests/fixtures/training_fixture.json");
+  const Json cases = Json::parse(file).at("cases");
+  ASSERT_FALSE(cases.empty());
+  for (const Json& c : cases) {
+    SCOPED_TRACE(c.at("loss").get<std::string>() + " " + c.at("optimizer").get<std::string>());
+    Graph graph = GraphBuilder({kBatchDim, 3})
+                      .gemm(3, 8, 1)
+                      .simple("Relu")
+                      .gemm(8, c.at("outputs"), 1)
+                      .build();
+    for (const auto& [name, values] : c.at("before").items()) {
+      graph.tensors[static_cast<std::size_t>(graph.find(name))].floats =
+          values.get<std::vector<float>>();
+    }
+    const JobSpec spec = fixture_spec(c);
+    ASSERT_TRUE(freeze_parameters(graph, spec.frozen).ok());
+    const Datasets data{fixture_data(c), {}};
+    const Outcome outcome = train(graph, data, spec);
+    ASSERT_TRUE(outcome.status.ok()) << outcome.status.error().one_line();
+    const auto want = c.at("losses").get<std::vector<double>>();
+    ASSERT_EQ(outcome.history.loss.size(), want.size());
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      EXPECT_NEAR(outcome.history.loss[i], want[i], 1e-5 * want[i]) << "step " << i;
+    }
+    for (const auto& [name, json] : c.at("after").items()) {
+      const auto& got = graph.tensors[static_cast<std::size_t>(graph.find(name))].floats;
+      const auto values = json.get<std::vector<float>>();
+      const bool is_frozen = json == c.at("before").at(name);
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        // Ten steps of Adam, which turns roundings of small gradients into shares of the rate.
+        EXPECT_NEAR(got[i], values[i], is_frozen ? 0 : 2e-5) << name << " " << i;
+      }
+    }
+    EXPECT_EQ(outcome.history.images, spec.epochs * data.train.size());
+  }
+}
+
+TEST(Trainer, AccumulatedBatchesMakeTheStepOfOneLargeBatch) {
+  const Datasets data{toy_points(100, 0), toy_points(40, 50)};
+  JobSpec large = toy_spec();
+  large.batch = 48;
+  large.epochs = 3;
+  JobSpec small = large;
+  small.batch = 16;
+  small.accumulate = 3;  // 100 = 2 * 48 + 4: the last step of an epoch has one small batch
+  Graph first = mlp();
+  Graph second = mlp();
+  const Outcome whole = train(first, data, large);
+  const Outcome pieces = train(second, data, small);
+  ASSERT_TRUE(whole.status.ok() && pieces.status.ok());
+  ASSERT_EQ(pieces.history.loss.size(), 9U);
+  EXPECT_EQ(whole.history.loss.size(), 9U);
+  for (std::size_t i = 0; i < 9; ++i) {
+    // The same sums in another order, over nine steps.
+    EXPECT_NEAR(pieces.history.loss[i], whole.history.loss[i], 1e-5 * whole.history.loss[i]);
+  }
+  EXPECT_EQ(pieces.history.images, 300);
+  EXPECT_EQ(pieces.history.epochs_done, 3);
+  EXPECT_EQ(pieces.batches, (std::vector<std::int64_t>{16, 4, 16}));
+}
+
+Graph mlp_with_norm() {
+  return GraphBuilder({kBatchDim, 2})
+      .gemm(2, 8, 0.7F)
+      .batch_norm(8)
+      .simple("Relu")
+      .gemm(8, 3, 0.4F)
+      .build();
+}
+
+std::vector<std::vector<float>> statistics_of(const Graph& graph) {
+  std::vector<std::vector<float>> statistics;
+  for (const char* name : {"M6", "V7"}) {
+    statistics.push_back(graph.tensors[static_cast<std::size_t>(graph.find(name))].floats);
+  }
+  return statistics;
+}
+
+// With weights that stay as they are, the running statistics tell what was normalised together.
+TEST(Trainer, NormalizesEachAccumulatedBatchOnItsOwn) {
+  const Datasets data{toy_points(96, 0), {}};
+  const auto statistics_after = [&](std::int64_t batch, std::int64_t accumulate) {
+    JobSpec spec = toy_spec();
+    spec.learning_rate = 0;
+    spec.epochs = 1;
+    spec.batch = batch;
+    spec.accumulate = accumulate;
+    Graph graph = mlp_with_norm();
+    EXPECT_TRUE(train(graph, data, spec).status.ok());
+    return statistics_of(graph);
+  };
+  EXPECT_EQ(statistics_after(16, 3), statistics_after(16, 1));
+  EXPECT_NE(statistics_after(48, 1), statistics_after(16, 1));
+}
+
+TEST(Trainer, FrozenNormalizationsKeepTheirStatisticsWhenAsked) {
+  const Datasets data{toy_points(96, 0), {}};
+  const auto initial = statistics_of(mlp_with_norm());
+  for (const bool keeps : {false, true}) {
+    Graph graph = mlp_with_norm();
+    ASSERT_TRUE(freeze_parameters(graph, {{"Gemm0", "BatchNormalization1"}, {}, keeps}).ok());
+    const Outcome outcome = train(graph, data, toy_spec());
+    ASSERT_TRUE(outcome.status.ok());
+    EXPECT_LT(outcome.history.loss.back(), outcome.history.loss.front());
+    EXPECT_EQ(statistics_of(graph) == initial, keeps);
+  }
+}
+
+TEST(Trainer, TopFiveWhereThereAreMoreThanFiveClasses) {
+  const Datasets data{toy_points(60, 0), toy_points(30, 50)};
+  Graph wide = GraphBuilder({kBatchDim, 2}).gemm(2, 6, 0.5F).build();
+  const Outcome outcome = train(wide, data, toy_spec());
+  ASSERT_TRUE(outcome.status.ok());
+  ASSERT_TRUE(outcome.history.test.back().top5_accuracy.has_value());
+  EXPECT_GE(outcome.history.test.back().top5_accuracy, outcome.history.test.back().accuracy);
+  Graph narrow = mlp();
+  EXPECT_FALSE(train(narrow, data, toy_spec()).history.test.back().top5_accuracy.has_value());
+}
+
+TEST(Trainer, AFrozenModelKeepsWhatIsFrozen) {
+  const Datasets data{toy_points(60, 0), {}};
+  Graph graph = mlp();
+  const Graph before = graph;
+  ASSERT_TRUE(freeze_parameters(graph, {{}, {"Gemm2"}, false}).ok());
+  ASSERT_TRUE(train(graph, data, toy_spec()).status.ok());
+  for (const auto& [name, is_trained] :
+       {std::pair{"W1", false}, {"B2", false}, {"W5", true}, {"B6", true}}) {
+    const auto id = static_cast<std::size_t>(graph.find(name));
+    EXPECT_EQ(graph.tensors[id].floats != before.tensors[id].floats, is_trained) << name;
+  }
+}
+
 TEST(Trainer, StopsAtTheLimitOfSteps) {
   const Datasets data{toy_points(100, 0), toy_points(9, 50)};
   JobSpec spec = toy_spec();
@@ -273,7 +444,7 @@ TEST(Trainer, StopsAtTheLimitOfSteps) {
   ASSERT_TRUE(outcome.status.ok());
   EXPECT_EQ(outcome.history.loss.size(), 6U);
   EXPECT_EQ(outcome.history.epochs_done, 1);
-  EXPECT_EQ(outcome.history.accuracy.size(), 2U);
+  EXPECT_EQ(outcome.history.test.size(), 2U);
   // The same steps as those of a run without a limit.
   spec.steps = 0;
   Graph other = mlp();
@@ -290,7 +461,7 @@ TEST(Trainer, CancelsBetweenSteps) {
   ASSERT_FALSE(outcome.status.ok());
   EXPECT_EQ(outcome.status.error().code, ErrorCode::kInterrupted);
   EXPECT_EQ(outcome.history.loss.size(), 3U);
-  EXPECT_TRUE(outcome.history.accuracy.empty());
+  EXPECT_TRUE(outcome.history.test.empty());
   // The model is that of three steps.
   JobSpec spec = toy_spec();
   spec.steps = 3;
@@ -303,7 +474,7 @@ TEST(Trainer, CancelsBetweenSteps) {
   Graph third = mlp();
   const Outcome late = train(third, data, toy_spec(), identity(), 4);
   EXPECT_EQ(late.history.loss.size(), 4U);
-  EXPECT_TRUE(late.history.accuracy.empty());
+  EXPECT_TRUE(late.history.test.empty());
   EXPECT_EQ(late.status.error().code, ErrorCode::kInterrupted);
 }
 
@@ -322,13 +493,14 @@ TEST(Trainer, TellsHowFarItIs) {
   EXPECT_EQ(first.total_steps, 8);
   EXPECT_EQ(first.loss, outcome.history.loss[0]);
   EXPECT_EQ(first.learning_rate, 0.1);
-  EXPECT_EQ(first.test_accuracy, -1);
+  EXPECT_FALSE(first.test.has_value());
   EXPECT_GT(first.images_per_second, 0);
   EXPECT_EQ(first.checks.done, 7U);
   EXPECT_EQ(first.checks.failed, 1U);
   EXPECT_EQ(outcome.progress[5].phase, TrainProgress::Phase::kEvaluation);
-  EXPECT_EQ(outcome.progress[5].accuracy, outcome.history.accuracy[0]);
-  EXPECT_EQ(outcome.progress[6].test_accuracy, outcome.history.accuracy[0]);
+  EXPECT_EQ(outcome.progress[5].epoch_so_far.accuracy, outcome.history.test[0].accuracy);
+  ASSERT_TRUE(outcome.progress[6].test.has_value());
+  EXPECT_EQ(outcome.progress[6].test->accuracy, outcome.history.test[0].accuracy);
   EXPECT_EQ(outcome.progress.back().step, 8);
 }
 
@@ -369,10 +541,14 @@ TEST(Trainer, RefusesWhatMakesNoSense) {
   EXPECT_EQ(code_of(good, [](JobSpec& s) { s.epochs = 0; }), usage);
   EXPECT_EQ(code_of(good, [](JobSpec& s) { s.steps = -1; }), usage);
   EXPECT_EQ(code_of(good, [](JobSpec& s) { s.learning_rate = NAN; }), usage);
-  EXPECT_EQ(code_of(good, [](JobSpec& s) { s.momentum = -1; }), usage);
+  EXPECT_EQ(code_of(good, [](JobSpec& s) { s.optimizer.momentum = -1; }), usage);
   EXPECT_EQ(code_of(good, [](JobSpec& s) { s.data.random_flip = true; }), usage);
+  EXPECT_EQ(code_of(good, [](JobSpec& s) { s.accumulate = 0; }), usage);
+  EXPECT_EQ(code_of(good, [](JobSpec& s) { s.clip_norm = NAN; }), usage);
+  EXPECT_EQ(code_of(good, [](JobSpec& s) { s.label_smoothing = 2; }), usage);
   const int bad_data = static_cast<int>(ErrorCode::kBadData);
   const auto nothing = [](JobSpec&) {};
+  EXPECT_EQ(code_of(good, [](JobSpec& s) { s.loss = LossKind::kMse; }), bad_data);
   EXPECT_EQ(code_of(Datasets{{}, toy_points(9, 0)}, nothing), bad_data);
   EXPECT_EQ(code_of(Datasets{toy_images(9, 0), {}}, nothing), bad_data);
   Dataset high = toy_points(9, 0);
@@ -405,7 +581,7 @@ TEST(Infer, GivesTheModelsOutputForEverySample) {
   EXPECT_EQ(predictions->samples, 45);
   EXPECT_EQ(predictions->classes, 3);
   ASSERT_TRUE(predictions->accuracy.has_value());
-  EXPECT_EQ(*predictions->accuracy, outcome.history.accuracy.back());
+  EXPECT_EQ(predictions->accuracy, outcome.history.test.back().accuracy);
   EXPECT_EQ(seen, (std::vector<std::int64_t>{16, 32, 45}));
   ASSERT_EQ(predictions->values.size(), 135U);
   const auto& weights = graph.tensors[1].floats;
@@ -432,6 +608,22 @@ TEST(Infer, GivesTheModelsOutputForEverySample) {
   const auto stopped = infer(graph, data.test, identity(), options, factory, pool, ledger);
   ASSERT_FALSE(stopped.ok());
   EXPECT_EQ(stopped.error().code, ErrorCode::kInterrupted);
+}
+
+TEST(Infer, DoesNotScoreTargetValues) {
+  ThreadPool pool(1);
+  TimeLedger ledger;
+  LocalFactory factory(pool, ledger);
+  Graph graph = mlp();
+  std::vector<Dataset::Part> parts(1);
+  parts[0] = {test::Bytes(40), 0, 8, 5};
+  Dataset data("x", SampleShape::row(2), ValueType::kFloat32, std::move(parts));
+  test::Bytes values;
+  test::append_values(values, std::vector<float>(5, 0.5F));
+  data.set_target_values(std::move(values), 0, 1, "y");
+  const auto predictions = infer(graph, data, identity(), {}, factory, pool, ledger);
+  ASSERT_TRUE(predictions.ok()) << predictions.error().one_line();
+  EXPECT_FALSE(predictions->accuracy.has_value());
 }
 
 TEST(Infer, RefusesDataThatDoesNotFit) {

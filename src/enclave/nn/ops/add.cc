@@ -9,16 +9,11 @@
 namespace tempo {
 namespace {
 
-std::string unsupported(const Graph& graph, const Node& node) {
-  for (std::size_t i = 0; i < 2; ++i) {
-    const Tensor* tensor = input_tensor(graph, node, i);
-    if (tensor == nullptr || tensor->type != DataType::kFloat32) return "only float32 operands";
-    if (tensor->storage != Storage::kOnnx) return "a weight must not be added as well";
-  }
-  return "";
-}
-
 void forward(OpContext& context) {
+  if (type_of_first(context.graph, context.node) == DataType::kInt64) {
+    map_pairs<std::int64_t>(context, wrapping_add);
+    return;
+  }
   const BroadcastWalk walk(context);
   float* out = context.out[0];
   const float* a = context.in[0];
@@ -111,9 +106,10 @@ void backward(OpContext& context) {
 
 OpDef add_op() {
   return {.type = "Add",
-          .min_opset = 7,
+          .min_opset = 6,
           .notes = "with broadcasting",
-          .unsupported = unsupported,
+          .unsupported = unsupported_pair,
+          .output_type = type_of_first,
           .infer = broadcast_shape,
           .forward = forward,
           .backward = backward,

@@ -170,7 +170,7 @@ void backward(OpContext& context) {
 
 OpDef batch_normalization_op() {
   return {.type = "BatchNormalization",
-          .min_opset = 7,
+          .min_opset = 6,
           .notes = "training uses the batch's statistics, inference the running ones",
           .unsupported = unsupported,
           .infer = infer,
@@ -180,7 +180,8 @@ OpDef batch_normalization_op() {
           .blocking = Blocking::kSame,
           .in_place_inputs = 1,
           .relu_fusion = ReluFusion::kRecomputes,
-          .saved_bytes = saved_bytes};
+          .saved_bytes = saved_bytes,
+          .flops_an_element = 7};
 }
 
 }  // namespace tempo

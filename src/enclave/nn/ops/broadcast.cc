@@ -69,6 +69,14 @@ Result<std::vector<Shape>> broadcast_shape(const ShapeContext& context) {
   return std::vector<Shape>{out};
 }
 
+std::string unsupported_pair(const Graph& graph, const Node& node) {
+  if (node.inputs.size() != 2) return "only two operands";  // import splits longer lists
+  const Tensor* a = input_tensor(graph, node, 0);
+  const Tensor* b = input_tensor(graph, node, 1);
+  if (a == nullptr || b == nullptr || a->type != b->type) return "its operands have several types";
+  return unsupported_storage(graph, node);
+}
+
 BroadcastWalk::BroadcastWalk(const OpContext& context) {
   const Shape& out = context.out_shape(0);
   const std::vector<MemoryDim> out_dims = memory_dims(out, context.out_block(0));

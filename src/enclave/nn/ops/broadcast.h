@@ -20,6 +20,9 @@ inline constexpr std::size_t kMaxBroadcastRank = 7;
 // Shape rule. Errors: kBadModel for operands that do not broadcast.
 Result<std::vector<Shape>> broadcast_shape(const ShapeContext& context);
 
+// OpDef::unsupported of operators of two operands of one type.
+std::string unsupported_pair(const Graph& graph, const Node& node);
+
 class BroadcastWalk {
  public:
   // Of a node with two operands and one result.
@@ -62,6 +65,25 @@ class BroadcastWalk {
   std::array<std::array<std::int64_t, kMaxDims>, 2> strides_{};
   std::array<bool, 2> is_whole_{};
 };
+
+// out = value(a, b), element by element; T: of operands and result.
+template <class T, class Value>
+void map_pairs(OpContext& context, const Value& value) {
+  const BroadcastWalk walk(context);
+  const T* a = OpContext::elements<T>(context.in[0]);
+  const T* b = OpContext::elements<T>(context.in[1]);
+  T* out = OpContext::elements<T>(context.out[0]);
+  const std::int64_t width = walk.width();
+  const std::int64_t sa = walk.inner_stride(0), sb = walk.inner_stride(1);
+  context.pool.parallel_for(
+      walk.row_count(), grain_for(width), [&](std::int64_t begin, std::int64_t end) {
+        walk.rows(begin, end, [&](std::int64_t to, std::int64_t at_a, std::int64_t at_b) {
+          for (std::int64_t i = 0; i < width; ++i) {
+            out[to + i] = value(a[at_a + i * sa], b[at_b + i * sb]);
+          }
+        });
+      });
+}
 
 // The gradient of an operand that is not whole, summed over what was broadcast. rows(begin, end,
 // body) calls body(offset of the row in the operand, its gradient) for rows of the result.

@@ -5,7 +5,6 @@ namespace tempo {
 namespace {
 
 std::string unsupported(const Graph& graph, const Node& node) {
-  if (node.int_or("group", 1) != 1) return "only group = 1";
   if (!has_fixed_floats(graph, node, 1)) return "weights must be an initializer";
   const Tensor& weights = *input_tensor(graph, node, 1);
   if (weights.declared.size() != 4 || weights.storage != Storage::kConvWeights) {
@@ -30,9 +29,17 @@ Result<std::vector<Shape>> infer(const ShapeContext& context) {
     return shape_error(node, "Conv needs images and weights of rank 4", "rank 4",
                        shape_to_string(in) + " and " + shape_to_string(weights));
   }
-  if (in[1] != weights[1]) {
+  const std::int64_t groups = node.int_or("group", 1);
+  if (groups < 1 || in[1] % groups != 0 || weights[0] % groups != 0) {
+    return shape_error(
+        node, "Conv's groups do not divide its channels",
+        "a divisor of " + std::to_string(in[1]) + " and " + std::to_string(weights[0]),
+        std::to_string(groups));
+  }
+  if (in[1] / groups != weights[1]) {
     return shape_error(node, "Conv's weights do not fit its input",
-                       std::to_string(in[1]) + " input channels", std::to_string(weights[1]));
+                       std::to_string(in[1] / groups) + " input channels a group",
+                       std::to_string(weights[1]));
   }
   const Shape kernel = node.ints_or("kernel_shape", {weights[2], weights[3]});
   if (kernel != Shape{weights[2], weights[3]}) {
@@ -71,7 +78,8 @@ ConvGeometry lower(const Node& node, const Graph& graph, const Shapes& shapes) {
           .pad_bottom = w.pad_end[0],
           .pad_right = w.pad_end[1],
           .dilation_h = w.dilation[0],
-          .dilation_w = w.dilation[1]};
+          .dilation_w = w.dilation[1],
+          .groups = node.int_or("group", 1)};
 }
 
 }  // namespace
@@ -79,7 +87,7 @@ ConvGeometry lower(const Node& node, const Graph& graph, const Shapes& shapes) {
 OpDef conv_op() {
   return {.type = "Conv",
           .is_linear = true,
-          .notes = "two-dimensional, group = 1; weights and bias are initializers",
+          .notes = "two-dimensional; weights and bias are initializers; grouped ones stay inside",
           .unsupported = unsupported,
           .infer = infer,
           .lower = lower,

@@ -141,7 +141,7 @@ void backward(OpContext& context) {
 
 OpDef dropout_op() {
   return {.type = "Dropout",
-          .min_opset = 7,
+          .min_opset = 6,
           .notes = "constant ratio; drops in training, passes through in inference",
           .unsupported = unsupported,
           .infer = infer,
@@ -149,7 +149,8 @@ OpDef dropout_op() {
           .backward = backward,
           .blocking = Blocking::kSame,
           .in_place_inputs = 1,
-          .saved_bytes = saved_bytes};
+          .saved_bytes = saved_bytes,
+          .flops_an_element = 2};
 }
 
 }  // namespace tempo

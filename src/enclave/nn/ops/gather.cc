@@ -60,17 +60,11 @@ void gather_rows(OpContext& context, const Rows& rows, const T* from, T* to) {
       });
 }
 
-// What an index means is known to the model's owner alone, so that the message may say it.
 bool check_indices(OpContext& context, const Rows& rows) {
   const std::int64_t* indices = OpContext::ints(context.in[1]);
   for (std::int64_t i = 0; i < rows.count; ++i) {
     if (indices[i] >= -rows.size && indices[i] < rows.size) continue;
-    context.status = Error{.code = ErrorCode::kBadData,
-                           .what = "an index is out of range",
-                           .where = context.node.name,
-                           .expected = "below " + std::to_string(rows.size),
-                           .got = std::to_string(indices[i]),
-                           .next_step = "check the data against the model's vocabulary"};
+    context.status = index_error(context.node, rows.size, indices[i]);
     return false;
   }
   return true;
@@ -131,7 +125,8 @@ OpDef gather_op() {
           .infer = infer,
           .forward = forward,
           .backward = backward,
-          .needs = {.inputs = true}};
+          .needs = {.inputs = true},
+          .flops_an_element = 0};
 }
 
 }  // namespace tempo

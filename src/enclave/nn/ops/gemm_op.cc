@@ -53,7 +53,7 @@ ConvGeometry lower(const Node& node, const Graph&, const Shapes& shapes) {
 OpDef gemm_op() {
   return {.type = "Gemm",
           .is_linear = true,
-          .notes = "alpha = beta = 1, transA = 0; B and C are initializers, C a vector",
+          .notes = "by weights, plus a bias; other forms as Transpose, MatMul, Mul and Add",
           .unsupported = unsupported,
           .infer = infer,
           .lower = lower,

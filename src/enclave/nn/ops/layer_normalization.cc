@@ -184,7 +184,8 @@ OpDef layer_normalization_op() {
           .backward = backward,
           .needs = {.inputs = true},
           .in_place_inputs = 1,
-          .saved_bytes = saved_bytes};
+          .saved_bytes = saved_bytes,
+          .flops_an_element = 8};
 }
 
 }  // namespace tempo

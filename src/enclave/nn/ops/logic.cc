@@ -1,6 +1,5 @@
 // Integers and flags: comparisons, logic, casts, and Where, which chooses by them.
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "enclave/nn/ops/broadcast.h"
@@ -23,20 +22,14 @@ Shape result_strides(const OpContext& context) {
 
 // --- Two operands of one type, flags out ---
 
-template <class T>
-const T* elements(const float* data) {
-  if constexpr (std::is_same_v<T, float>) return data;
-  if constexpr (!std::is_same_v<T, float>) return OpContext::ints(data);
-}
-
 template <class T, class Test>
 void compare(OpContext& context) {
   const StridedLoop<3> loop(
       context.out_shape(0),
       {result_strides(context), operand_strides(context, 0), operand_strides(context, 1)});
   std::int64_t* y = OpContext::ints(context.out[0]);
-  const T* a = elements<T>(context.in[0]);
-  const T* b = elements<T>(context.in[1]);
+  const T* a = OpContext::elements<T>(context.in[0]);
+  const T* b = OpContext::elements<T>(context.in[1]);
   loop.parallel_rows(context.pool, [&](const auto& at) {
     const auto& [size, strides] = loop.inner();
     for (std::int64_t i = 0; i < size; ++i) {
@@ -97,16 +90,15 @@ struct OrTest {
     return a != 0 || b != 0;
   }
 };
-
-std::string unsupported_pair(const Graph& graph, const Node& node) {
-  const Tensor* a = input_tensor(graph, node, 0);
-  const Tensor* b = input_tensor(graph, node, 1);
-  if (a == nullptr || b == nullptr || a->type != b->type) return "its operands have several types";
-  return unsupported_storage(graph, node);
-}
+struct XorTest {
+  template <class T>
+  static bool holds(T a, T b) {
+    return (a != 0) != (b != 0);
+  }
+};
 
 template <class Test>
-OpDef compare_op(std::string_view type, int min_opset) {
+OpDef compare_op(std::string_view type, int min_opset = 6) {
   return {.type = type,
           .min_opset = min_opset,
           .notes = "no gradient",
@@ -139,6 +131,14 @@ void not_forward(OpContext& context) {
 void is_nan_forward(OpContext& context) {
   map_elements(context, context.in[0], OpContext::ints(context.out[0]),
                [](float x) { return std::int64_t{std::isnan(x)}; });
+}
+
+void is_inf_forward(OpContext& context) {
+  const bool negative = context.node.int_or("detect_negative", 1) != 0;
+  const bool positive = context.node.int_or("detect_positive", 1) != 0;
+  map_elements(context, context.in[0], OpContext::ints(context.out[0]), [=](float x) {
+    return std::int64_t{std::isinf(x) && (x < 0 ? negative : positive)};
+  });
 }
 
 DataType cast_type(const Graph&, const Node& node) {
@@ -238,17 +238,17 @@ void where_backward(OpContext& context) {
     const StridedLoop<3> loop(
         context.out_shape(0),
         {result_strides(context), operand_strides(context, 0), operand_strides(context, side)});
-    const auto& [size, strides] = loop.inner();
-    const auto share = [&, size = size, strides = strides](const auto& at, std::int64_t i) {
-      const bool is_first = condition[at[1] + i * strides[1]] != 0;
-      return is_first == (side == 1) ? context.d_out[0][at[0] + i * strides[0]] : 0.0F;
+    const auto& inner = loop.inner();
+    const auto share = [&](const auto& at, std::int64_t i) {
+      const bool is_first = condition[at[1] + i * inner.strides[1]] != 0;
+      return is_first == (side == 1) ? context.d_out[0][at[0] + i * inner.strides[0]] : 0.0F;
     };
     const Shape& shape = context.in_shape(side);
     if (shape == context.out_shape(0)) {
       const bool accumulate = context.accumulate[branch];
       loop.parallel_rows(context.pool, [&](const auto& at) {
-        for (std::int64_t i = 0; i < size; ++i) {
-          float& target = dx[at[2] + i * strides[2]];
+        for (std::int64_t i = 0; i < inner.size; ++i) {
+          float& target = dx[at[2] + i * inner.strides[2]];
           target = accumulate ? target + share(at, i) : share(at, i);
         }
       });
@@ -256,8 +256,9 @@ void where_backward(OpContext& context) {
     }
     std::vector<double> sums(static_cast<std::size_t>(element_count(shape)), 0.0);
     loop.all_rows([&](const auto& at) {
-      for (std::int64_t i = 0; i < size; ++i) {
-        sums[static_cast<std::size_t>(at[2] + i * strides[2])] += static_cast<double>(share(at, i));
+      for (std::int64_t i = 0; i < inner.size; ++i) {
+        sums[static_cast<std::size_t>(at[2] + i * inner.strides[2])] +=
+            static_cast<double>(share(at, i));
       }
     });
     store_sums(sums, dx, context.accumulate[branch]);
@@ -276,28 +277,36 @@ OpDef one_operand_op(std::string_view type, void (*forward)(OpContext&)) {
 }  // namespace
 
 OpDef and_op() {
-  return compare_op<AndTest>("And", 7);
+  return compare_op<AndTest>("And");
 }
 OpDef equal_op() {
-  return compare_op<EqualTest>("Equal", 7);
+  return compare_op<EqualTest>("Equal");
 }
 OpDef greater_op() {
-  return compare_op<GreaterTest>("Greater", 7);
+  return compare_op<GreaterTest>("Greater");
 }
 OpDef greater_or_equal_op() {
   return compare_op<GreaterOrEqualTest>("GreaterOrEqual", 12);
 }
 OpDef less_op() {
-  return compare_op<LessTest>("Less", 7);
+  return compare_op<LessTest>("Less");
 }
 OpDef less_or_equal_op() {
   return compare_op<LessOrEqualTest>("LessOrEqual", 12);
 }
 OpDef or_op() {
-  return compare_op<OrTest>("Or", 7);
+  return compare_op<OrTest>("Or");
+}
+OpDef xor_op() {
+  return compare_op<XorTest>("Xor");
 }
 OpDef not_op() {
   return one_operand_op("Not", not_forward);
+}
+OpDef is_inf_op() {
+  OpDef op = one_operand_op("IsInf", is_inf_forward);
+  op.min_opset = 10;
+  return op;
 }
 OpDef is_nan_op() {
   return one_operand_op("IsNaN", is_nan_forward);

@@ -140,6 +140,12 @@ void backward(OpContext& context) {
   }
 }
 
+double flops(const Node& node, const Shapes& shapes) {
+  const std::int64_t inner = shapes[static_cast<std::size_t>(node.inputs[0])].back();
+  const Shape& out = shapes[static_cast<std::size_t>(node.outputs[0])];
+  return 2 * static_cast<double>(inner) * static_cast<double>(element_count(out));
+}
+
 }  // namespace
 
 OpDef mat_mul_op() {
@@ -151,7 +157,8 @@ OpDef mat_mul_op() {
           .lower = lower,
           .forward = forward,
           .backward = backward,
-          .needs = {.inputs = true}};
+          .needs = {.inputs = true},
+          .flops = flops};
 }
 
 }  // namespace tempo

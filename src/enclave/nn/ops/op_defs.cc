@@ -23,6 +23,10 @@ Status check_inputs(const ShapeContext& context, std::size_t required) {
       }
       continue;
     }
+    const Tensor& tensor = *input_tensor(context.graph, node, i);
+    if (i >= required && tensor.kind == TensorKind::kConstant && tensor.type == DataType::kInt64) {
+      continue;  // a list, of axes or sizes, which may be empty
+    }
     for (const std::int64_t dim : context.inputs[i]) {
       if (dim >= 1) continue;
       return shape_error(node, "an input of " + node.op_type + " is empty", "dimensions above 0",
@@ -50,6 +54,15 @@ std::string unsupported_storage(const Graph& graph, const Node& node) {
     }
   }
   return "";
+}
+
+Error index_error(const Node& node, std::int64_t size, std::int64_t index) {
+  return Error{.code = ErrorCode::kBadData,
+               .what = "an index is out of range",
+               .where = node.name,
+               .expected = "below " + std::to_string(size),
+               .got = std::to_string(index),
+               .next_step = "check the data against the model's vocabulary"};
 }
 
 DataType type_of_first(const Graph& graph, const Node& node) {

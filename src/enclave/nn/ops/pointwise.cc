@@ -21,12 +21,68 @@ template <class Map>
 constexpr bool kKeepsSlope = requires(const Map& map) {
   map.value_and_slope(0.0F);
 };
+// Maps of integers as well have integer(x).
+template <class Map>
+constexpr bool kTakesIntegers = requires {
+  Map::integer(std::int64_t{});
+};
 
 struct AbsMap {
   static constexpr bool kReadsOutput = false;
   explicit AbsMap(const OpContext&) {}
   float value(float x) const { return std::fabs(x); }
+  static std::int64_t integer(std::int64_t x) { return x < 0 ? wrapping_subtract(0, x) : x; }
   float slope(float x) const { return x > 0 ? 1.0F : x < 0 ? -1.0F : 0.0F; }
+};
+
+struct CeluMap {
+  static constexpr bool kReadsOutput = false;
+  float alpha;
+  explicit CeluMap(const OpContext& context) : alpha(context.node.float_or("alpha", 1.0F)) {}
+  float value(float x) const { return x > 0 ? x : alpha * std::expm1(x / alpha); }
+  float slope(float x) const { return x > 0 ? 1.0F : std::exp(x / alpha); }
+};
+
+struct AcosMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AcosMap(const OpContext&) {}
+  float value(float x) const { return std::acos(x); }
+  float slope(float x) const { return -1 / std::sqrt(1 - x * x); }
+};
+
+struct AcoshMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AcoshMap(const OpContext&) {}
+  float value(float x) const { return std::acosh(x); }
+  float slope(float x) const { return 1 / std::sqrt(x * x - 1); }
+};
+
+struct AsinMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AsinMap(const OpContext&) {}
+  float value(float x) const { return std::asin(x); }
+  float slope(float x) const { return 1 / std::sqrt(1 - x * x); }
+};
+
+struct AsinhMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AsinhMap(const OpContext&) {}
+  float value(float x) const { return std::asinh(x); }
+  float slope(float x) const { return 1 / std::sqrt(x * x + 1); }
+};
+
+struct AtanMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AtanMap(const OpContext&) {}
+  float value(float x) const { return std::atan(x); }
+  float slope(float x) const { return 1 / (1 + x * x); }
+};
+
+struct AtanhMap {
+  static constexpr bool kReadsOutput = false;
+  explicit AtanhMap(const OpContext&) {}
+  float value(float x) const { return std::atanh(x); }
+  float slope(float x) const { return 1 / (1 - x * x); }
 };
 
 // Bounds that are absent do not bind. The slope at a bound is 0, as PyTorch has it for ReLU6.
@@ -45,6 +101,20 @@ struct ClipMap {
     return raised > high ? high : raised;
   }
   float slope(float x) const { return x > low && x < high ? 1.0F : 0.0F; }
+};
+
+struct CosMap {
+  static constexpr bool kReadsOutput = false;
+  explicit CosMap(const OpContext&) {}
+  float value(float x) const { return std::cos(x); }
+  float slope(float x) const { return -std::sin(x); }
+};
+
+struct CoshMap {
+  static constexpr bool kReadsOutput = false;
+  explicit CoshMap(const OpContext&) {}
+  float value(float x) const { return std::cosh(x); }
+  float slope(float x) const { return std::sinh(x); }
 };
 
 struct EluMap {
@@ -129,10 +199,25 @@ struct LogMap {
   float slope(float x) const { return 1 / x; }
 };
 
+float softplus(float x) {
+  return std::max(x, 0.0F) + std::log1p(std::exp(-std::fabs(x)));
+}
+
+struct MishMap {
+  static constexpr bool kReadsOutput = false;
+  explicit MishMap(const OpContext&) {}
+  float value(float x) const { return x * std::tanh(softplus(x)); }
+  float slope(float x) const {
+    const float t = std::tanh(softplus(x));
+    return t + x * (1 - t * t) / (1 + std::exp(-x));
+  }
+};
+
 struct NegMap {
   static constexpr bool kReadsOutput = true;  // in fact neither
   explicit NegMap(const OpContext&) {}
   float value(float x) const { return -x; }
+  static std::int64_t integer(std::int64_t x) { return wrapping_subtract(0, x); }
   float slope(float) const { return -1; }
 };
 
@@ -143,11 +228,83 @@ struct ReciprocalMap {
   float slope(float y) const { return -y * y; }
 };
 
+// Selu, Klambauer et al., 2017. The defaults are ONNX's.
+struct SeluMap {
+  static constexpr bool kReadsOutput = false;
+  float alpha;
+  float gamma;
+  explicit SeluMap(const OpContext& context)
+      : alpha(context.node.float_or("alpha", 1.67326319F)),
+        gamma(context.node.float_or("gamma", 1.05070102F)) {}
+  float value(float x) const { return gamma * (x > 0 ? x : alpha * std::expm1(x)); }
+  float slope(float x) const { return gamma * (x > 0 ? 1.0F : alpha * std::exp(x)); }
+};
+
+struct ShrinkMap {
+  static constexpr bool kReadsOutput = false;
+  float lambda, bias;
+  explicit ShrinkMap(const OpContext& context)
+      : lambda(context.node.float_or("lambd", 0.5F)), bias(context.node.float_or("bias", 0.0F)) {}
+  float value(float x) const { return x < -lambda ? x + bias : x > lambda ? x - bias : 0.0F; }
+  float slope(float x) const { return x < -lambda || x > lambda ? 1.0F : 0.0F; }
+};
+
 struct SigmoidMap {
   static constexpr bool kReadsOutput = true;
   explicit SigmoidMap(const OpContext&) {}
   float value(float x) const { return 1 / (1 + std::exp(-x)); }
   float slope(float y) const { return y * (1 - y); }
+};
+
+struct SinMap {
+  static constexpr bool kReadsOutput = false;
+  explicit SinMap(const OpContext&) {}
+  float value(float x) const { return std::sin(x); }
+  float slope(float x) const { return std::cos(x); }
+};
+
+struct SoftplusMap {
+  static constexpr bool kReadsOutput = false;
+  explicit SoftplusMap(const OpContext&) {}
+  float value(float x) const { return softplus(x); }
+  float slope(float x) const { return 1 / (1 + std::exp(-x)); }
+};
+
+struct SoftsignMap {
+  static constexpr bool kReadsOutput = false;
+  explicit SoftsignMap(const OpContext&) {}
+  float value(float x) const { return x / (1 + std::fabs(x)); }
+  float slope(float x) const { return 1 / ((1 + std::fabs(x)) * (1 + std::fabs(x))); }
+};
+
+// Steps: flat wherever they have a slope.
+template <float (*step)(float)>
+struct StepMap {
+  static constexpr bool kReadsOutput = true;  // in fact neither
+  explicit StepMap(const OpContext&) {}
+  float value(float x) const { return step(x); }
+  float slope(float) const { return 0; }
+};
+
+float ceil_step(float x) {
+  return std::ceil(x);
+}
+float floor_step(float x) {
+  return std::floor(x);
+}
+// Half to even: the processor's rounding mode, which nobody here changes.
+float round_step(float x) {
+  return std::nearbyint(x);
+}
+float sign_step(float x) {
+  return x > 0 ? 1.0F : x < 0 ? -1.0F : x;  // keeps NaN
+}
+
+struct SinhMap {
+  static constexpr bool kReadsOutput = false;
+  explicit SinhMap(const OpContext&) {}
+  float value(float x) const { return std::sinh(x); }
+  float slope(float x) const { return std::cosh(x); }
 };
 
 struct SqrtMap {
@@ -171,6 +328,13 @@ struct SwishMap {
   float gate(float x) const { return 1 / (1 + std::exp(-alpha * x)); }
 };
 
+struct TanMap {
+  static constexpr bool kReadsOutput = true;
+  explicit TanMap(const OpContext&) {}
+  float value(float x) const { return std::tan(x); }
+  float slope(float y) const { return 1 + y * y; }
+};
+
 struct TanhMap {
   static constexpr bool kReadsOutput = true;
   explicit TanhMap(const OpContext&) {}
@@ -178,8 +342,25 @@ struct TanhMap {
   float slope(float y) const { return 1 - y * y; }
 };
 
+struct ThresholdedReluMap {
+  static constexpr bool kReadsOutput = false;
+  float alpha;
+  explicit ThresholdedReluMap(const OpContext& context)
+      : alpha(context.node.float_or("alpha", 1.0F)) {}
+  float value(float x) const { return x > alpha ? x : 0.0F; }
+  float slope(float x) const { return x > alpha ? 1.0F : 0.0F; }
+};
+
 template <class Map>
 void forward(OpContext& context) {
+  if constexpr (kTakesIntegers<Map>) {
+    if (type_of_first(context.graph, context.node) == DataType::kInt64) {
+      std::transform(OpContext::ints(context.in[0]),
+                     OpContext::ints(context.in[0]) + element_count(context.in_shape(0)),
+                     OpContext::ints(context.out[0]), Map::integer);
+      return;
+    }
+  }
   const Map map(context);
   const float* x = context.in[0];
   float* y = context.out[0];
@@ -233,8 +414,9 @@ std::int64_t slope_bytes(const Node& node, const Shapes& shapes) {
          static_cast<std::int64_t>(sizeof(float));
 }
 
+// functions: exponentials and the like in a value.
 template <class Map>
-OpDef pointwise_op(std::string_view type, int min_opset = 6) {
+OpDef pointwise_op(std::string_view type, int min_opset = 6, int functions = 0) {
   OpDef op = {.type = type,
               .min_opset = min_opset,
               .unsupported = unsupported_storage,
@@ -242,13 +424,20 @@ OpDef pointwise_op(std::string_view type, int min_opset = 6) {
               .forward = forward<Map>,
               .backward = backward<Map>,
               .blocking = Blocking::kSame,
-              .in_place_inputs = 1};
+              .in_place_inputs = 1,
+              .flops_an_element = 1 + functions * kFunctionFlops};
+  if constexpr (kTakesIntegers<Map>) op.output_type = type_of_first;
   if constexpr (kKeepsSlope<Map>) {
     op.saved_bytes = slope_bytes;
   } else {
     op.needs = {.inputs = !Map::kReadsOutput, .outputs = Map::kReadsOutput};
   }
   return op;
+}
+
+std::string unsupported_celu(const Graph& graph, const Node& node) {
+  return node.float_or("alpha", 1.0F) == 0 ? "alpha must not be 0"
+                                           : unsupported_storage(graph, node);
 }
 
 std::string unsupported_clip(const Graph& graph, const Node& node) {
@@ -273,23 +462,58 @@ std::string unsupported_gelu(const Graph& graph, const Node& node) {
 OpDef abs_op() {
   return pointwise_op<AbsMap>("Abs");
 }
+OpDef acos_op() {
+  return pointwise_op<AcosMap>("Acos", 7, 1);
+}
+OpDef acosh_op() {
+  return pointwise_op<AcoshMap>("Acosh", 9, 1);
+}
+OpDef asin_op() {
+  return pointwise_op<AsinMap>("Asin", 7, 1);
+}
+OpDef asinh_op() {
+  return pointwise_op<AsinhMap>("Asinh", 9, 1);
+}
+OpDef atan_op() {
+  return pointwise_op<AtanMap>("Atan", 7, 1);
+}
+OpDef atanh_op() {
+  return pointwise_op<AtanhMap>("Atanh", 9, 1);
+}
+OpDef ceil_op() {
+  return pointwise_op<StepMap<ceil_step>>("Ceil");
+}
+OpDef celu_op() {
+  OpDef op = pointwise_op<CeluMap>("Celu", 12, 1);
+  op.unsupported = unsupported_celu;
+  return op;
+}
 OpDef clip_op() {
   OpDef op = pointwise_op<ClipMap>("Clip");
   op.notes = "by constants";
   op.unsupported = unsupported_clip;
   return op;
 }
+OpDef cos_op() {
+  return pointwise_op<CosMap>("Cos", 7, 1);
+}
+OpDef cosh_op() {
+  return pointwise_op<CoshMap>("Cosh", 9, 1);
+}
 OpDef elu_op() {
-  return pointwise_op<EluMap>("Elu");
+  return pointwise_op<EluMap>("Elu", 6, 1);
 }
 OpDef erf_op() {
-  return pointwise_op<ErfMap>("Erf", 9);
+  return pointwise_op<ErfMap>("Erf", 9, 1);
 }
 OpDef exp_op() {
-  return pointwise_op<ExpMap>("Exp");
+  return pointwise_op<ExpMap>("Exp", 6, 1);
+}
+OpDef floor_op() {
+  return pointwise_op<StepMap<floor_step>>("Floor");
 }
 OpDef gelu_op() {
-  OpDef op = pointwise_op<GeluMap>("Gelu", 20);
+  OpDef op = pointwise_op<GeluMap>("Gelu", 20, 1);
   op.notes = kFusedNotes;
   op.unsupported = unsupported_gelu;
   return op;
@@ -306,7 +530,10 @@ OpDef leaky_relu_op() {
   return pointwise_op<LeakyReluMap>("LeakyRelu");
 }
 OpDef log_op() {
-  return pointwise_op<LogMap>("Log");
+  return pointwise_op<LogMap>("Log", 6, 1);
+}
+OpDef mish_op() {
+  return pointwise_op<MishMap>("Mish", 18, 3);
 }
 OpDef neg_op() {
   return pointwise_op<NegMap>("Neg");
@@ -314,19 +541,49 @@ OpDef neg_op() {
 OpDef reciprocal_op() {
   return pointwise_op<ReciprocalMap>("Reciprocal");
 }
+OpDef round_op() {
+  return pointwise_op<StepMap<round_step>>("Round", 11);
+}
+OpDef selu_op() {
+  return pointwise_op<SeluMap>("Selu", 6, 1);
+}
+OpDef shrink_op() {
+  return pointwise_op<ShrinkMap>("Shrink", 9);
+}
 OpDef sigmoid_op() {
-  return pointwise_op<SigmoidMap>("Sigmoid");
+  return pointwise_op<SigmoidMap>("Sigmoid", 6, 1);
+}
+OpDef sign_op() {
+  return pointwise_op<StepMap<sign_step>>("Sign", 9);
+}
+OpDef sin_op() {
+  return pointwise_op<SinMap>("Sin", 7, 1);
+}
+OpDef sinh_op() {
+  return pointwise_op<SinhMap>("Sinh", 9, 1);
+}
+OpDef softplus_op() {
+  return pointwise_op<SoftplusMap>("Softplus", 1, 2);
+}
+OpDef softsign_op() {
+  return pointwise_op<SoftsignMap>("Softsign", 1);
 }
 OpDef sqrt_op() {
   return pointwise_op<SqrtMap>("Sqrt");
 }
 OpDef swish_op() {
-  OpDef op = pointwise_op<SwishMap>("Swish", 24);
+  OpDef op = pointwise_op<SwishMap>("Swish", 24, 1);
   op.notes = kFusedNotes;
   return op;
 }
+OpDef tan_op() {
+  return pointwise_op<TanMap>("Tan", 7, 1);
+}
 OpDef tanh_op() {
-  return pointwise_op<TanhMap>("Tanh");
+  return pointwise_op<TanhMap>("Tanh", 6, 1);
+}
+OpDef thresholded_relu_op() {
+  return pointwise_op<ThresholdedReluMap>("ThresholdedRelu", 10);
 }
 
 }  // namespace tempo

@@ -258,6 +258,13 @@ void backward_global(OpContext& context) {
   });
 }
 
+// One an element of every window.
+double flops(const Node& node, const Shapes& shapes) {
+  const std::vector<std::int64_t> kernel = node.ints_or("kernel_shape", {1, 1});
+  const Shape& out = shapes[static_cast<std::size_t>(node.outputs[0])];
+  return static_cast<double>(kernel[0] * kernel[1]) * static_cast<double>(element_count(out));
+}
+
 }  // namespace
 
 OpDef max_pool_op() {
@@ -269,7 +276,8 @@ OpDef max_pool_op() {
           .backward = backward_max,
           .blocking = Blocking::kSame,
           .takes_images = true,
-          .saved_bytes = saved_max_bytes};
+          .saved_bytes = saved_max_bytes,
+          .flops = flops};
 }
 
 OpDef average_pool_op() {
@@ -280,7 +288,8 @@ OpDef average_pool_op() {
           .forward = forward_average,
           .backward = backward_average,
           .blocking = Blocking::kSame,
-          .takes_images = true};
+          .takes_images = true,
+          .flops = flops};
 }
 
 OpDef global_average_pool_op() {

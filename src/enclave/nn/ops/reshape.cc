@@ -162,7 +162,8 @@ OpDef moving_op(std::string_view type) {
           .backward = backward,
           .blocking = Blocking::kFree,
           .in_place_inputs = 1,
-          .keeps_order = keeps_order};
+          .keeps_order = keeps_order,
+          .flops_an_element = 0};
 }
 
 }  // namespace

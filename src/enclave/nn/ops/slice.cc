@@ -67,6 +67,7 @@ Result<std::vector<Range>> ranges_of(const ShapeContext& context) {
       return shape_error(node, "Slice leaves nothing of dimension " + std::to_string(*axis),
                          "at least one element", shape_to_string(in));
     }
+    if (range.count == 1) range.step = 1;  // a huge one would overflow
     ranges[*axis] = range;
   }
   return ranges;
@@ -215,7 +216,8 @@ OpDef slice_op() {
           .output_type = type_of_first,
           .infer = infer_slice,
           .forward = slice_forward,
-          .backward = slice_backward};
+          .backward = slice_backward,
+          .flops_an_element = 0};
 }
 
 OpDef pad_op() {
@@ -225,7 +227,8 @@ OpDef pad_op() {
           .unsupported = unsupported_pad,
           .infer = infer_pad,
           .forward = pad_forward,
-          .backward = pad_backward};
+          .backward = pad_backward,
+          .flops_an_element = 0};
 }
 
 }  // namespace tempo

@@ -1,3 +1,4 @@
+// Softmax and LogSoftmax, over one axis or over all from one on.
 #include <algorithm>
 #include <cmath>
 
@@ -17,7 +18,7 @@ Result<std::vector<Shape>> infer(const ShapeContext& context) {
   const auto rank = static_cast<std::int64_t>(context.inputs[0].size());
   const std::int64_t axis = context.node.int_or("axis", flattens(context.node) ? 1 : -1);
   if (rank == 0 || axis < -rank || axis >= rank) {
-    return shape_error(context.node, "Softmax's axis is out of range",
+    return shape_error(context.node, context.node.op_type + "'s axis is out of range",
                        "from " + std::to_string(-rank) + " to " + std::to_string(rank - 1),
                        std::to_string(axis));
   }
@@ -64,13 +65,18 @@ void for_lanes(ThreadPool& pool, const Lanes& lanes, const Body& body) {
                     });
 }
 
+float largest_of(const float* x, const Lanes& lanes) {
+  float largest = x[0];
+  for (std::int64_t i = 1; i < lanes.length; ++i) largest = std::max(largest, x[i * lanes.inner]);
+  return largest;
+}
+
 void forward(OpContext& context) {
   const Lanes lanes = lanes_of(context);
   for_lanes(context.pool, lanes, [&](std::int64_t offset) {
     const float* x = context.in[0] + offset;
     float* y = context.out[0] + offset;
-    float largest = x[0];
-    for (std::int64_t i = 1; i < lanes.length; ++i) largest = std::max(largest, x[i * lanes.inner]);
+    const float largest = largest_of(x, lanes);
     double sum = 0;
     for (std::int64_t i = 0; i < lanes.length; ++i) {
       const float e = std::exp(x[i * lanes.inner] - largest);
@@ -103,15 +109,82 @@ void backward(OpContext& context) {
   });
 }
 
+// y = x - largest - log of the sum of exp(x - largest).
+void log_forward(OpContext& context) {
+  const Lanes lanes = lanes_of(context);
+  for_lanes(context.pool, lanes, [&](std::int64_t offset) {
+    const float* x = context.in[0] + offset;
+    float* y = context.out[0] + offset;
+    const float largest = largest_of(x, lanes);
+    double sum = 0;
+    for (std::int64_t i = 0; i < lanes.length; ++i) {
+      sum += static_cast<double>(std::exp(x[i * lanes.inner] - largest));
+    }
+    const auto log_sum = static_cast<float>(std::log(sum));
+    for (std::int64_t i = 0; i < lanes.length; ++i) {
+      y[i * lanes.inner] = x[i * lanes.inner] - largest - log_sum;
+    }
+  });
+}
+
+// dx = dy - exp(y) * sum of dy.
+void log_backward(OpContext& context) {
+  if (context.d_in[0] == nullptr) return;
+  const Lanes lanes = lanes_of(context);
+  const bool accumulate = context.accumulate[0];
+  for_lanes(context.pool, lanes, [&](std::int64_t offset) {
+    const float* y = context.out[0] + offset;
+    const float* dy = context.d_out[0] + offset;
+    float* dx = context.d_in[0] + offset;
+    double sum = 0;
+    for (std::int64_t i = 0; i < lanes.length; ++i) sum += static_cast<double>(dy[i * lanes.inner]);
+    const auto total = static_cast<float>(sum);
+    for (std::int64_t i = 0; i < lanes.length; ++i) {
+      const float share = dy[i * lanes.inner] - std::exp(y[i * lanes.inner]) * total;
+      dx[i * lanes.inner] = accumulate ? dx[i * lanes.inner] + share : share;
+    }
+  });
+}
+
+// 1 at the first of the largest elements, 0 elsewhere.
+void hardmax_forward(OpContext& context) {
+  const Lanes lanes = lanes_of(context);
+  for_lanes(context.pool, lanes, [&](std::int64_t offset) {
+    const float* x = context.in[0] + offset;
+    float* y = context.out[0] + offset;
+    std::int64_t best = 0;
+    for (std::int64_t i = 1; i < lanes.length; ++i) {
+      if (x[i * lanes.inner] > x[best * lanes.inner]) best = i;
+    }
+    for (std::int64_t i = 0; i < lanes.length; ++i) y[i * lanes.inner] = i == best ? 1.0F : 0.0F;
+  });
+}
+
 }  // namespace
 
+OpDef hardmax_op() {
+  return {.type = "Hardmax",
+          .notes = "no gradient",
+          .infer = infer,
+          .forward = hardmax_forward,
+          .blocking = Blocking::kPlainSame};
+}
+OpDef log_softmax_op() {
+  OpDef op = softmax_op();
+  op.type = "LogSoftmax";
+  op.forward = log_forward;
+  op.backward = log_backward;
+  return op;
+}
 OpDef softmax_op() {
   return {.type = "Softmax",
           .infer = infer,
           .forward = forward,
           .backward = backward,
           .needs = {.outputs = true},
-          .in_place_inputs = 1};
+          .blocking = Blocking::kPlainSame,
+          .in_place_inputs = 1,
+          .flops_an_element = 4 + kFunctionFlops};
 }
 
 }  // namespace tempo

@@ -1,14 +1,11 @@
 #include "enclave/nn/ops/strided.h"
 
-#include <vector>
-
 #include "enclave/nn/feature_view.h"
 #include "enclave/nn/kernels.h"
 #include "enclave/nn/op.h"
 #include "enclave/nn/ops/strided_loop.h"
 
 namespace tempo {
-namespace {
 
 std::int64_t offset_of(std::int64_t index, const Shape& dims, const Shape& strides) {
   std::int64_t offset = 0;
@@ -19,7 +16,13 @@ std::int64_t offset_of(std::int64_t index, const Shape& dims, const Shape& strid
   return offset;
 }
 
-}  // namespace
+std::vector<std::int64_t> offsets_of(const Shape& dims, const Shape& strides) {
+  std::vector<std::int64_t> offsets(static_cast<std::size_t>(element_count(dims)));
+  for (std::size_t i = 0; i < offsets.size(); ++i) {
+    offsets[i] = offset_of(static_cast<std::int64_t>(i), dims, strides);
+  }
+  return offsets;
+}
 
 Shape onnx_strides(const Shape& shape) {
   Shape strides(shape.size(), 1);
@@ -45,8 +48,8 @@ Shape broadcast_strides(const Shape& shape, int block, std::size_t rank) {
 void strided_copy(ThreadPool& pool, const Shape& dims, const float* from, const Shape& from_strides,
                   float* to, const Shape& to_strides, bool accumulate, float scale) {
   const StridedLoop<2> loop(dims, {to_strides, from_strides});
-  const auto [size, strides] = loop.inner();
-  const auto [y_stride, x_stride] = strides;
+  const std::int64_t size = loop.inner().size;
+  const std::int64_t y_stride = loop.inner().strides[0], x_stride = loop.inner().strides[1];
   loop.parallel_rows(pool, [&](const auto& at) {
     float* y = to + at[0];
     const float* x = from + at[1];
@@ -64,10 +67,7 @@ void strided_copy(ThreadPool& pool, const Shape& dims, const float* from, const 
 void sum_parts(ThreadPool& pool, const Shape& dims, const float* from, const Shape& from_strides,
                const Shape& summed, const Shape& summed_strides, float* to, const Shape& to_strides,
                bool accumulate, double scale) {
-  std::vector<std::int64_t> offsets(static_cast<std::size_t>(element_count(summed)));
-  for (std::size_t i = 0; i < offsets.size(); ++i) {
-    offsets[i] = offset_of(static_cast<std::int64_t>(i), summed, summed_strides);
-  }
+  const std::vector<std::int64_t> offsets = offsets_of(summed, summed_strides);
   pool.parallel_for(element_count(dims), grain_for(element_count(summed)),
                     [&](std::int64_t begin, std::int64_t end) {
                       for (std::int64_t k = begin; k < end; ++k) {

@@ -4,6 +4,9 @@
 // Thread safety: free functions without state.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "base/thread_pool.h"
 #include "enclave/graph/graph.h"
 
@@ -16,6 +19,11 @@ Shape onnx_strides(const Shape& shape);
 // The same by dimension of a result of `rank` dimensions that the tensor is broadcast to: 0 where
 // it repeats.
 Shape broadcast_strides(const Shape& shape, int block, std::size_t rank);
+
+// Where the index-th element, in ONNX's order, of a tensor of these dimensions lies.
+std::int64_t offset_of(std::int64_t index, const Shape& dims, const Shape& strides);
+// The same for all of them.
+std::vector<std::int64_t> offsets_of(const Shape& dims, const Shape& strides);
 
 // to[i . to_strides] = scale * from[i . from_strides] for all indices i below `dims`, or += that. A
 // stride of 0 in `from` repeats; strides in `to` must lead to different elements. The arrays do not

@@ -64,7 +64,8 @@ OpDef transpose_op() {
           .output_type = type_of_first,
           .infer = infer,
           .forward = forward,
-          .backward = backward};
+          .backward = backward,
+          .flops_an_element = 0};
 }
 
 }  // namespace tempo
