@@ -3,18 +3,16 @@
 // the figures are those of the transport; products have an inner length of 1, so that there is
 // almost nothing to compute.
 #include <fmt/core.h>
-#include <stdlib.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "bench/worker_processes.h"
 #include "enclave/offload/ring_link.h"
-#include "tests/child_process.h"
 #include "wire/shared_words.h"
 
 namespace tempo {
@@ -141,25 +139,10 @@ class Bench {
 };
 
 int run(int workers, double seconds, int window) {
-  char directory[] = "/tmp/tempo-bench-XXXXXX";
-  if (::mkdtemp(directory) == nullptr) fail("no directory in /tmp");
-  const std::string at = directory;
-  const std::string bin = TEMPO_BIN_DIR;
-  std::vector<Child> children;
-  std::string addresses;
-  for (int i = 0; i < workers; ++i) {
-    const std::string address = fmt::format("unix:{}/worker{}", at, i);
-    addresses += (i > 0 ? "," : "") + address;
-    children.emplace_back(std::vector<std::string>{bin + "/tempo-worker", "--listen", address,
-                                                   "--threads", "1", "--log-level", "error"});
-  }
-  children.emplace_back(std::vector<std::string>{bin + "/tempo-offloader", "--listen",
-                                                 "unix:" + at + "/ring", "--workers", addresses,
-                                                 "--log-level", "error"});
-  auto link = RingLink::attach(at + "/ring", RingGeometry{});
-  if (!link) fail(link.error().one_line());
+  auto processes = WorkerProcesses::start(workers);
+  if (!processes) fail(processes.error().one_line());
   {
-    Bench bench(std::move(*link), seconds);
+    Bench bench(processes->take_link(), seconds);
     fmt::print("{} workers, {} tasks outstanding\n", workers, window);
     for (const std::uint32_t side : {64U, 256U, 512U, 1024U, 2048U}) bench.puts(side, side, window);
     for (const std::uint32_t side : {64U, 256U, 512U, 1024U, 2048U}) {
@@ -167,9 +150,7 @@ int run(int workers, double seconds, int window) {
     }
     bench.round_trips();
   }
-  if (children.back().wait() != 0) fail("the off-loader did not end well");
-  children.clear();
-  std::filesystem::remove_all(at);
+  if (!processes->ended_well()) fail("the off-loader did not end well");
   return 0;
 }
 

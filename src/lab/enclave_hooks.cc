@@ -63,29 +63,43 @@ class DumpingEngine final : public LinearEngine {
   DumpingEngine(LinearEngine& engine, std::shared_ptr<DumpFile> file)
       : engine_(engine), file_(std::move(file)) {}
 
+  bool takes(const LinearOp& op) const override { return engine_.takes(op); }
   Status begin_step(StepMode mode) override { return engine_.begin_step(mode); }
 
-  Status forward(const LinearOp& op, const float* input, const float* weights, const float* bias,
-                 float* output, ColumnMoments* moments) override {
+  Status forward(const LinearOp& op, const float* input,
+                 const std::vector<ForwardPart>& parts) override {
     const ConvGeometry& g = op.geometry;
-    file_->add(op.name, "input", input, g.input_elements() / g.in_c, g.in_c);
-    file_->add(op.name, "weights", weights, g.m(), g.n());
-    file_->add(op.name, "bias", bias, 1, g.m());
-    Status status = engine_.forward(op, input, weights, bias, output, moments);
-    file_->add(op.name, "output", output, g.p(), g.m());
+    file_->add(op.name, "input", input, op.instances * g.input_elements() / g.in_c, g.in_c);
+    for (std::size_t k = 0; k < parts.size(); ++k) {
+      file_->add(name(op, k), "weights", parts[k].weights, op.instances * features(op, k), g.n());
+      file_->add(name(op, k), "bias", parts[k].bias, 1, features(op, k));
+    }
+    Status status = engine_.forward(op, input, parts);
+    for (std::size_t k = 0; k < parts.size(); ++k) {
+      file_->add(name(op, k), "output", parts[k].output, op.instances * g.p(), features(op, k));
+    }
     return status;
   }
 
-  Status backward(const LinearOp& op, const float* input, const float* weights,
-                  const float* d_output, float* d_weights, float* d_input,
-                  bool accumulate_input) override {
-    file_->add(op.name, "d_output", d_output, op.geometry.p(), op.geometry.m());
-    return engine_.backward(op, input, weights, d_output, d_weights, d_input, accumulate_input);
+  Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
+                  float* d_input, bool accumulate_input) override {
+    for (std::size_t k = 0; k < parts.size(); ++k) {
+      file_->add(name(op, k), "d_output", parts[k].d_output, op.instances * op.geometry.p(),
+                 features(op, k));
+    }
+    return engine_.backward(op, input, parts, d_input, accumulate_input);
   }
 
   Status end_step() override { return engine_.end_step(); }
 
  private:
+  static const std::string& name(const LinearOp& op, std::size_t part) {
+    return op.parts.empty() ? op.name : op.parts[part].name;
+  }
+  static std::int64_t features(const LinearOp& op, std::size_t part) {
+    return op.parts.empty() ? op.geometry.m() : op.parts[part].features;
+  }
+
   LinearEngine& engine_;
   std::shared_ptr<DumpFile> file_;
 };

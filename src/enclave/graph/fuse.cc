@@ -23,8 +23,10 @@ bool is_close(double value, double wanted) {
 
 // A chain that is one operator.
 struct Match {
-  Node node;               // what replaces it, but for its name and output
+  Node node;               // what replaces it, but for its output; no name: that of the last node
   std::vector<int> chain;  // the nodes that it replaces; its result is that of chain[0]
+  int turned = kNoNode;    // a Transpose node that leaves the last dimension last from now on
+  bool is_counted = true;
 };
 
 // A product of tensors and numbers, however it is bracketed.
@@ -203,10 +205,61 @@ class Fuser {
 
   std::optional<Match> match_at(int last) const {
     const std::string& type = node(last).op_type;
+    if (type == "Add") return biased_product(last);
+    if (type == "MatMul") return by_transposed(last);
     if (type != "Mul" && type != "Div") return std::nullopt;
     std::optional<Match> match = layer_normalization(last);
     if (!match) match = gated(last);
-    return match && is_closed(*match) ? match : std::nullopt;
+    const bool keeps_shape = match && shapes_[0][at(node(match->chain[0]).outputs[0])] ==
+                                          shapes_[0][at(match->node.inputs[0])];
+    return keeps_shape && is_closed(*match) ? match : std::nullopt;
+  }
+
+  // A product by a weight, and a vector that is added to its rows: how a fully connected layer is
+  // written out where its input is no matrix.
+  std::optional<Match> biased_product(int last) const {
+    const std::vector<TensorId>& terms = node(last).inputs;
+    for (const std::size_t k : {0U, 1U}) {
+      const int product = made_by(terms[k], "MatMul");
+      if (product == kNoNode || !is_linear_node(graph_, node(product)) ||
+          node(product).inputs.size() != 2 ||
+          !is_vector(terms[1 - k], shapes_[0][at(terms[k])].back())) {
+        continue;
+      }
+      Match match{node(product), {last, product}};
+      match.node.inputs.push_back(terms[1 - k]);
+      if (is_closed(match)) return match;
+    }
+    return std::nullopt;
+  }
+
+  // A product by a matrix that a Transpose node has turned last, as attention has for its keys:
+  // the product takes it unturned. What else the node moves, it moves still.
+  std::optional<Match> by_transposed(int last) const {
+    const Node& product = node(last);
+    const int turn = made_by(product.inputs[1], "Transpose");
+    if (turn == kNoNode || product.int_or("transB", 0) != 0 ||
+        readers_[at(product.inputs[1])] != 1 || is_fixed(graph_.tensors[at(product.inputs[0])])) {
+      return std::nullopt;
+    }
+    const std::size_t rank = shapes_[0][at(product.inputs[1])].size();
+    std::vector<std::int64_t> order = node(turn).ints_or("perm", {});
+    if (rank < 2 || order.size() != rank ||
+        order[rank - 2] != static_cast<std::int64_t>(rank) - 1) {
+      return std::nullopt;
+    }
+    Match match{product, {last}};
+    match.node.attributes["transB"] = {std::int64_t{1}};
+    match.is_counted = false;
+    std::swap(order[rank - 2], order[rank - 1]);
+    const TensorId source = node(turn).inputs[0];
+    if (std::ranges::is_sorted(order) && !is_fixed(graph_.tensors[at(source)])) {
+      match.node.inputs[1] = source;  // nothing is left to move
+      match.chain.push_back(turn);
+    } else {
+      match.turned = turn;
+    }
+    return match;
   }
 
   // Nothing outside of the chain reads what it computes on the way, and nothing of it is gone.
@@ -221,7 +274,7 @@ class Fuser {
       }
       if (inside != readers_[at(node(i).outputs[0])]) return false;
     }
-    return shapes_[0][at(node(match.chain[0]).outputs[0])] == shapes_[0][at(match.node.inputs[0])];
+    return true;
   }
 
   // c * x * gate(x).
@@ -381,15 +434,17 @@ class Fuser {
     if (next == kNoNode) return kNoTensor;
     const std::vector<TensorId>& operands = node(next).inputs;
     const TensorId other = operands[operands[0] == result ? 1 : 0];
-    const Tensor& features = graph_.tensors[at(other)];
-    const bool is_fixed =
-        features.kind == TensorKind::kParameter || features.kind == TensorKind::kConstant;
-    if (!is_fixed || features.type != DataType::kFloat32 || features.storage != Storage::kOnnx ||
-        features.declared != Shape{width}) {
-      return kNoTensor;
-    }
+    if (!is_vector(other, width)) return kNoTensor;
     match->chain.insert(match->chain.begin(), next);
     return other;
+  }
+
+  bool is_vector(TensorId id, std::int64_t width) const {
+    const Tensor& tensor = graph_.tensors[at(id)];
+    const bool is_fixed =
+        tensor.kind == TensorKind::kParameter || tensor.kind == TensorKind::kConstant;
+    return is_fixed && tensor.type == DataType::kFloat32 && tensor.storage == Storage::kOnnx &&
+           tensor.declared == Shape{width};
   }
 
   // --- The change ---
@@ -397,15 +452,27 @@ class Fuser {
   void replace(Match match) {
     const int last = match.chain[0];
     Node& node = match.node;
-    node.name = graph_.nodes[at(last)].name;
+    if (node.name.empty()) node.name = graph_.nodes[at(last)].name;
     node.outputs = {graph_.nodes[at(last)].outputs[0]};
     node.opset = std::max(graph_.opset, find_op(node.op_type)->min_opset);
     if (node.op_type == "LayerNormalization" && node.inputs[1] == kNoTensor) {
       node.inputs[1] = add_ones(node.name + "/ones", shapes_[0][at(node.inputs[0])].back());
     }
     for (const int i : match.chain) is_replaced_[at(i)] = i != last;
-    ++counts_[node.op_type];
+    if (match.turned != kNoNode) leave_last(match.turned);
+    if (match.is_counted) ++counts_[node.op_type];
     graph_.nodes[at(last)] = std::move(node);
+  }
+
+  void leave_last(int transpose) {
+    auto& order =
+        std::get<std::vector<std::int64_t>>(graph_.nodes[at(transpose)].attributes["perm"].value);
+    std::swap(order[order.size() - 1], order[order.size() - 2]);
+    const TensorId result = graph_.nodes[at(transpose)].outputs[0];
+    for (Shapes& shapes : shapes_) {
+      Shape& shape = shapes[at(result)];
+      std::swap(shape[shape.size() - 1], shape[shape.size() - 2]);
+    }
   }
 
   TensorId add_ones(std::string name, std::int64_t count) {

@@ -123,6 +123,75 @@ TEST(Fuse, LeavesWhatFollowsAPatternAlone) {
   EXPECT_THAT(op_types(graph), ElementsAre("Gelu", "Mul", "Swish", "Mul"));
 }
 
+// Fully connected layers of rank 3, as exporters write them.
+TEST(Fuse, TakesTheBiasOfAProductIn) {
+  const auto build = [](bool is_left, const Shape& bias, bool is_read_twice) {
+    GraphBuilder b;
+    const TensorId x = b.add(b.input({5, kWidth}), b.parameter({kWidth}, 0.5F));
+    const TensorId weights = b.parameter({kWidth, 6}, 0.5F, 0, Storage::kTransposed);
+    const TensorId product = b.node("MatMul", {x, weights});
+    const TensorId by = b.parameter(bias, 0.5F);
+    TensorId y = is_left ? b.add(by, product) : b.add(product, by);
+    if (is_read_twice) y = b.node("Mul", {y, product});
+    return b.finish(b.node("Flatten", {y}));
+  };
+  for (const bool is_left : {false, true}) {
+    Graph written_out = build(is_left, {6}, false);
+    Graph fused = build(is_left, {6}, false);
+    EXPECT_THAT(fuse_patterns(&fused), ElementsAre(Pair("MatMul", 1)));
+    EXPECT_THAT(op_types(fused), ElementsAre("Add", "MatMul", "Flatten"));
+    EXPECT_EQ(fused.nodes[1].name, written_out.nodes[1].name) << "not that of the addition";
+    const Outcome want = run(written_out);
+    const Outcome got = run(fused);
+    expect_close(got.output, want.output);
+    ASSERT_EQ(got.gradients.size(), 3U);
+    for (std::size_t i = 0; i < 3; ++i) {
+      SCOPED_TRACE("parameter " + std::to_string(i));
+      expect_close(got.gradients[i], want.gradients[i]);
+    }
+  }
+  Graph other_bias = build(false, {5, 6}, false);
+  EXPECT_THAT(fuse_patterns(&other_bias), IsEmpty()) << "one vector a position";
+  Graph read_twice = build(false, {6}, true);
+  EXPECT_THAT(fuse_patterns(&read_twice), IsEmpty());
+}
+
+// Attention's scores: Q K^T, with the heads split off in the same Transpose node.
+TEST(Fuse, TakesKeysUnturned) {
+  const auto build = [](const std::vector<std::int64_t>& order, bool is_read_twice) {
+    GraphBuilder b;
+    const bool has_heads = order.size() == 4;
+    const Shape rest = has_heads ? Shape{6, 2, kWidth} : Shape{6, kWidth};
+    const TensorId x = b.add(b.input(rest), b.parameter({kWidth}, 0.5F));
+    const TensorId keys = b.node("Transpose", {b.relu(x)}, {{"perm", {order}}});
+    const TensorId queries =
+        has_heads ? b.node("Transpose", {x}, {{"perm", {std::vector<std::int64_t>{0, 2, 1, 3}}}})
+                  : x;
+    const TensorId scores = b.node("MatMul", {queries, keys});
+    const TensorId y = is_read_twice ? b.add(scores, b.node("ReduceMean", {keys})) : scores;
+    return b.finish(b.node("Flatten", {y}));
+  };
+  using Order = std::vector<std::int64_t>;
+  for (const Order& order : {Order{0, 2, 3, 1}, Order{0, 2, 1}}) {
+    Graph written_out = build(order, false);
+    Graph fused = build(order, false);
+    EXPECT_THAT(fuse_patterns(&fused), IsEmpty()) << "nothing is told: it is no other operator";
+    const auto product =
+        std::ranges::find_if(fused.nodes, [](const Node& n) { return n.op_type == "MatMul"; });
+    EXPECT_EQ(product->int_or("transB", 0), 1);
+    const auto turns =
+        std::ranges::count_if(fused.nodes, [](const Node& n) { return n.op_type == "Transpose"; });
+    EXPECT_EQ(turns, order.size() == 4 ? 2 : 0) << "the one for the heads is still there";
+    const Outcome want = run(written_out);
+    const Outcome got = run(fused);
+    expect_close(got.output, want.output);
+    expect_close(got.gradients.at(0), want.gradients.at(0));
+  }
+  Graph read_twice = build({0, 2, 3, 1}, true);
+  fuse_patterns(&read_twice);
+  for (const Node& node : read_twice.nodes) EXPECT_EQ(node.int_or("transB", 0), 0);
+}
+
 // The values of an .npy file of float32, which are its end.
 std::vector<float> npy_values(const std::string& name, std::size_t count) {
   const std::vector<std::byte> file = test::read_fixture(name);

@@ -12,7 +12,9 @@ double mib(std::uint64_t bytes) {
   return static_cast<double>(bytes) / (1024.0 * 1024.0);
 }
 
-std::string lowering(const ConvGeometry& g) {
+std::string lowering(const LinearOp& op) {
+  const ConvGeometry& g = op.geometry;
+  if (op.of_activations) return fmt::format("product x{}", op.instances);
   if (g.is_fully_connected()) return "dense";
   if (g.is_direct()) return "1x1";
   return fmt::format("{} {}x{}{}", g.groups > 1 ? "grouped" : "im2col", g.kernel_h, g.kernel_w,
@@ -23,6 +25,22 @@ std::string rounds(const OpPlan& op) {
   if (!op.offloaded) return "-";
   return fmt::format("{}/{}/{}", op.rounds_forward, op.rounds_weight_gradient,
                      op.rounds_input_gradient);
+}
+
+// "q (512), k (512), v (512)"
+std::string parts(const LinearOp& op) {
+  std::string text;
+  for (const LinearPart& part : op.parts) {
+    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", part.name, part.features);
+  }
+  return text;
+}
+
+nlohmann::json parts_json(const LinearOp& op) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const LinearPart& part : op.parts)
+    list.push_back({{"name", part.name}, {"m", part.features}});
+  return list;
 }
 
 // "8 Gelu, 16 LayerNormalization"
@@ -85,11 +103,12 @@ std::string plan_text(const PlanSummary& summary) {
     out += fmt::format(
         "{:<24.24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9.2f} {:>9.2f} {:>8} {:>8.2f}  "
         "{}\n",
-        op.op.name, lowering(g), g.m(), g.n(), g.p(), op.offloaded ? "workers" : "enclave",
+        op.op.name, lowering(op.op), g.m(), g.n(), g.p(), op.offloaded ? "workers" : "enclave",
         op.offloaded ? op.tiles.size() : 0, rounds(op),
         op.offloaded ? mib(op.bytes_to_workers) : 0.0,
         op.offloaded ? mib(op.bytes_from_workers) : 0.0, offloaded_ms(op), op.local_cost_ms,
         op.reason);
+    if (!op.op.parts.empty()) out += fmt::format("  = {}\n", parts(op.op));
   }
   out += fmt::format(
       "\nrounds: forward/weight gradient/input gradient. off ms, local ms: estimated core-ms of "
@@ -135,7 +154,9 @@ std::string plan_json(const PlanSummary& summary) {
   for (const OpPlan& op : plan.ops) {
     const ConvGeometry& g = op.op.geometry;
     ops.push_back({{"name", op.op.name},
-                   {"lowering", lowering(g)},
+                   {"parts", parts_json(op.op)},
+                   {"lowering", lowering(op.op)},
+                   {"instances", op.op.instances},
                    {"groups", g.groups},
                    {"m", g.m()},
                    {"n", g.n()},

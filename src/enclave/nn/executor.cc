@@ -39,7 +39,10 @@ struct Executor::State {
   AlignedBuffer<float> parameter_gradients;
   std::vector<std::int64_t> parameter_offsets;  // by TensorId, floats; -1 for others
   AlignedBuffer<float> shared_weights;  // a second gradient of weights that several nodes use
-  std::vector<ColumnMoments> moments;   // by linear operator
+  std::vector<bool> is_taken;           // by linear operator: the engine does it
+  AlignedBuffer<float> right_operand;   // of a product, transposed
+  AlignedBuffer<float> d_right_operand;
+  std::vector<ColumnMoments> moments;            // by TensorId: of linear operators' results
   std::vector<const ColumnMoments*> moments_of;  // by TensorId: delivered in this step
   std::uint64_t step = 0;
   bool is_open = false;  // between begin_step and end_step
@@ -49,7 +52,9 @@ struct Executor::State {
     for (const Tensor& tensor : graph.tensors) {
       constant_ints.push_back(ints_at(tensor, options.batch));
     }
-    moments.resize(plan.linear_ops.size());
+    for (const LinearOp& op : plan.linear_ops) is_taken.push_back(engine.takes(op));
+    allocate_right_operands();
+    moments.resize(graph.tensors.size());
     moments_of.assign(graph.tensors.size(), nullptr);
     parameter_offsets.assign(graph.tensors.size(), -1);
     if (options.mode != StepMode::kTraining) return;
@@ -62,10 +67,31 @@ struct Executor::State {
     for (const PlannedNode& planned : plan.nodes) {
       if (planned.linear < 0 || !planned.accumulates[1]) continue;
       const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+      if (op.of_activations) continue;
       shared = std::max(shared, static_cast<std::size_t>(op.geometry.m() * op.geometry.n()));
     }
     parameter_gradients = AlignedBuffer<float>(floats);
     shared_weights = AlignedBuffer<float>(shared);
+  }
+
+  // For products of two activations that the engine does and whose right operand is not as it
+  // takes it.
+  void allocate_right_operands() {
+    std::size_t floats = 0, gradient_floats = 0;
+    for (const PlannedNode& planned : plan.nodes) {
+      if (!is_engines(planned)) continue;
+      const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+      if (!op.of_activations) continue;
+      const auto size = static_cast<std::size_t>(op.instances * op.geometry.m() * op.geometry.n());
+      const bool is_turned = !is_transposed(node_of(planned));
+      if (is_turned) floats = std::max(floats, size);
+      const bool has_gradient = op.needs_weight_gradient;
+      if (has_gradient && (is_turned || planned.accumulates[1])) {
+        gradient_floats = std::max(gradient_floats, size);
+      }
+    }
+    right_operand = AlignedBuffer<float>(floats);
+    d_right_operand = AlignedBuffer<float>(gradient_floats);
   }
 
   float* in_arena(std::int64_t offset) {
@@ -126,31 +152,121 @@ struct Executor::State {
     return context;
   }
 
-  Status forward_linear(const PlannedNode& planned) {
+  // True when the engine does the node; else its entry in the operator table does.
+  bool is_engines(const PlannedNode& planned) const {
+    return planned.linear >= 0 && is_taken[static_cast<std::size_t>(planned.linear)];
+  }
+
+  // ---- products of two activations: W is the right operand transposed --------------------------
+
+  static bool is_transposed(const Node& node) { return node.int_or("transB", 0) != 0; }
+
+  // `instances` matrices of rows x columns.
+  void transpose_each(const LinearOp& op, const float* from, std::int64_t rows,
+                      std::int64_t columns, float* to, bool accumulate) {
+    const TimeScope scope(ledger, TimeKind::kNonLinear);
+    pool.parallel_for(op.instances, grain_for(rows * columns),
+                      [&](std::int64_t begin, std::int64_t end) {
+                        for (std::int64_t i = begin; i < end; ++i) {
+                          const std::int64_t offset = i * rows * columns;
+                          kernels::transpose(from + offset, rows, columns, to + offset, accumulate);
+                        }
+                      });
+  }
+
+  // Where it lies, or in `right_operand`.
+  const float* weights_of_product(const LinearOp& op, const Node& node) {
+    const float* right = value(node.inputs[1]);
+    if (is_transposed(node)) return right;
+    transpose_each(op, right, op.geometry.n(), op.geometry.m(), right_operand.data(), false);
+    return right_operand.data();
+  }
+
+  Status forward_product(const PlannedNode& planned) {
     const Node& node = node_of(planned);
-    const auto index = static_cast<std::size_t>(planned.linear);
-    ColumnMoments* wanted = planned.delivers_moments ? &moments[index] : nullptr;
-    const float* bias = node.inputs.size() > 2 ? value(node.inputs[2]) : nullptr;
-    TEMPO_RETURN_IF_ERROR(engine.forward(plan.linear_ops[index], value(node.inputs[0]),
-                                         value(node.inputs[1]), bias, value(planned.result),
-                                         wanted));
-    if (wanted != nullptr) moments_of[at(planned.result)] = wanted;
+    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+    return engine.forward(
+        op, value(node.inputs[0]),
+        {{.weights = weights_of_product(op, node), .output = value(planned.result)}});
+  }
+
+  Status backward_product(const PlannedNode& planned) {
+    const Node& node = node_of(planned);
+    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+    float* d_input = planned.wants[0] ? gradient(node.inputs[0]) : nullptr;
+    float* d_right = planned.wants[1] ? gradient(node.inputs[1]) : nullptr;
+    const bool is_direct = is_transposed(node) && !planned.accumulates[1];
+    float* d_weights = d_right == nullptr || is_direct ? d_right : d_right_operand.data();
+    TEMPO_RETURN_IF_ERROR(engine.backward(op, value(node.inputs[0]),
+                                          {{.weights = weights_of_product(op, node),
+                                            .d_output = gradient(planned.result),
+                                            .d_weights = d_weights}},
+                                          d_input, planned.accumulates[0]));
+    if (d_right == nullptr || is_direct) return {};
+    if (!is_transposed(node)) {
+      transpose_each(op, d_weights, op.geometry.m(), op.geometry.n(), d_right,
+                     planned.accumulates[1]);
+      return {};
+    }
+    for_elements(pool, op.instances * op.geometry.m() * op.geometry.n(),
+                 [&](std::int64_t begin, std::int64_t count) {
+                   kernels::copy(d_weights + begin, d_right + begin, count, true);
+                 });
     return {};
   }
 
-  Status backward_linear(const PlannedNode& planned) {
-    const Node& node = node_of(planned);
-    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
-    const float* d_output = gradient(planned.result);
-    float* d_input = planned.wants[0] ? gradient(node.inputs[0]) : nullptr;
-    float* d_weights = planned.wants[1] ? gradient(node.inputs[1]) : nullptr;
-    const bool is_shared = planned.accumulates[1];
-    if (planned.wants.size() > 2 && planned.wants[2]) bias_gradient(planned);
-    if (d_input == nullptr && d_weights == nullptr) return {};
-    TEMPO_RETURN_IF_ERROR(engine.backward(op, value(node.inputs[0]), value(node.inputs[1]),
-                                          d_output, is_shared ? shared_weights.data() : d_weights,
-                                          d_input, planned.accumulates[0]));
-    if (is_shared && d_weights != nullptr) {
+  // ---- layers ----------------------------------------------------------------------------------
+
+  // The nodes of the linear operator that nodes[i] is the first part of.
+  std::span<const PlannedNode> parts_at(std::size_t i) const {
+    std::size_t end = i + 1;
+    while (end < plan.nodes.size() && plan.nodes[end].part > 0) ++end;
+    return {plan.nodes.data() + i, end - i};
+  }
+
+  // Of the operator that nodes[i] is a part of; done with the first of them.
+  Status forward_linear(std::size_t i) {
+    if (plan.nodes[i].part > 0) return {};
+    if (!is_linear_node(graph, node_of(plan.nodes[i]))) return forward_product(plan.nodes[i]);
+    const std::span<const PlannedNode> nodes = parts_at(i);
+    std::vector<ForwardPart> parts;
+    for (const PlannedNode& planned : nodes) {
+      const Node& node = node_of(planned);
+      ColumnMoments* wanted = planned.delivers_moments ? &moments[at(planned.result)] : nullptr;
+      moments_of[at(planned.result)] = wanted;
+      parts.push_back({.weights = value(node.inputs[1]),
+                       .bias = node.inputs.size() > 2 ? value(node.inputs[2]) : nullptr,
+                       .output = value(planned.result),
+                       .moments = wanted});
+    }
+    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(nodes[0].linear)];
+    return engine.forward(op, value(node_of(nodes[0]).inputs[0]), parts);
+  }
+
+  Status backward_linear(std::size_t i) {
+    if (plan.nodes[i].part > 0) return {};
+    if (!is_linear_node(graph, node_of(plan.nodes[i]))) return backward_product(plan.nodes[i]);
+    const std::span<const PlannedNode> nodes = parts_at(i);
+    const PlannedNode& first = nodes[0];
+    const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(first.linear)];
+    const TensorId input = node_of(first).inputs[0];
+    float* d_input = first.wants[0] ? gradient(input) : nullptr;
+    const bool is_shared = first.accumulates[1];  // then the operator has no other part
+    std::vector<BackwardPart> parts;
+    for (const PlannedNode& planned : nodes) {
+      const Node& node = node_of(planned);
+      float* d_weights = planned.wants[1] ? gradient(node.inputs[1]) : nullptr;
+      if (planned.wants.size() > 2 && planned.wants[2]) bias_gradient(planned);
+      parts.push_back({.weights = value(node.inputs[1]),
+                       .d_output = gradient(planned.result),
+                       .d_weights = is_shared ? shared_weights.data() : d_weights});
+    }
+    if (d_input == nullptr && parts[0].d_weights == nullptr) return {};
+    // Backward goes through the parts from the last one.
+    TEMPO_RETURN_IF_ERROR(
+        engine.backward(op, value(input), parts, d_input, nodes.back().accumulates[0]));
+    if (is_shared) {
+      float* d_weights = gradient(node_of(first).inputs[1]);
       for_elements(pool, op.geometry.m() * op.geometry.n(),
                    [&](std::int64_t begin, std::int64_t count) {
                      kernels::copy(shared_weights.data() + begin, d_weights + begin, count, true);
@@ -163,8 +279,11 @@ struct Executor::State {
     const TimeScope scope(ledger, TimeKind::kNonLinear);
     const Node& node = node_of(planned);
     const float* d_output = gradient(planned.result);
-    const FeatureView view =
-        feature_view(plan.shapes[at(planned.result)], plan.blocks[at(planned.result)]);
+    const Shape& shape = plan.shapes[at(planned.result)];
+    const FeatureView view =  // the out-features of what is no image are its last dimension
+        node.op_type == "Conv"
+            ? feature_view(shape, plan.blocks[at(planned.result)])
+            : FeatureView{.positions = element_count(shape) / shape.back(), .width = shape.back()};
     const std::vector<double> sums = reduce_rows(pool, view, 1, [&](const RowRun& run, double* to) {
       kernels::column_sums(d_output + run.offset, run.rows, run.width, to);
     });
@@ -260,9 +379,10 @@ Status Executor::forward(std::uint64_t step) {
   TEMPO_RETURN_IF_ERROR(s.engine.begin_step(s.options.mode));
   s.is_open = true;
   std::fill(s.moments_of.begin(), s.moments_of.end(), nullptr);
-  for (const PlannedNode& planned : s.plan.nodes) {
-    if (planned.linear >= 0) {
-      TEMPO_RETURN_IF_ERROR(s.forward_linear(planned));
+  for (std::size_t i = 0; i < s.plan.nodes.size(); ++i) {
+    const PlannedNode& planned = s.plan.nodes[i];
+    if (s.is_engines(planned)) {
+      TEMPO_RETURN_IF_ERROR(s.forward_linear(i));
       continue;
     }
     const TimeScope scope(s.ledger, TimeKind::kNonLinear);
@@ -307,8 +427,8 @@ Status Executor::backward() {
   for (std::size_t i = s.plan.nodes.size(); i-- > 0;) {
     const PlannedNode& planned = s.plan.nodes[i];
     if (!planned.has_backward) continue;
-    if (planned.linear >= 0) {
-      TEMPO_RETURN_IF_ERROR(s.backward_linear(planned));
+    if (s.is_engines(planned)) {
+      TEMPO_RETURN_IF_ERROR(s.backward_linear(i));
     } else {
       s.backward_other(planned);
     }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <optional>
 
@@ -172,26 +173,30 @@ class WatchingEngine final : public LinearEngine {
     next_ = 0;
     return inner_.begin_step(mode);
   }
-  Status forward(const LinearOp& op, const float* input, const float* weights, const float* bias,
-                 float* output, ColumnMoments* moments) override {
+  Status forward(const LinearOp& op, const float* input,
+                 const std::vector<ForwardPart>& parts) override {
     EXPECT_TRUE(open_);
     EXPECT_EQ(op.index, next_++);
-    seen_[op.index] = {copy(input, op.geometry.input_elements()),
-                       copy(weights, op.geometry.m() * op.geometry.n())};
-    asked_for_moments_ += moments != nullptr ? 1 : 0;
-    return inner_.forward(op, input, weights, bias, output, moments);
+    EXPECT_EQ(parts.size(), std::max<std::size_t>(op.parts.size(), 1));
+    seen_[op.index] = copy(input, op.geometry.input_elements());
+    for (std::size_t k = 0; k < parts.size(); ++k) {
+      weights_[{op.index, k}] = copy_weights(op, k, parts[k].weights);
+      asked_for_moments_ += parts[k].moments != nullptr ? 1 : 0;
+    }
+    return inner_.forward(op, input, parts);
   }
-  Status backward(const LinearOp& op, const float* input, const float* weights,
-                  const float* d_output, float* d_weights, float* d_input,
-                  bool accumulate_input) override {
+  Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
+                  float* d_input, bool accumulate_input) override {
     EXPECT_LT(op.index, next_);
     next_ = op.index;
-    EXPECT_EQ(seen_[op.index].first, copy(input, op.geometry.input_elements()));
-    EXPECT_EQ(seen_[op.index].second, copy(weights, op.geometry.m() * op.geometry.n()));
+    EXPECT_EQ(seen_[op.index], copy(input, op.geometry.input_elements()));
     EXPECT_EQ(op.needs_input_gradient, d_input != nullptr);
-    EXPECT_EQ(op.needs_weight_gradient, d_weights != nullptr);
+    for (std::size_t k = 0; k < parts.size(); ++k) {
+      EXPECT_EQ((weights_[{op.index, k}]), copy_weights(op, k, parts[k].weights));
+      EXPECT_EQ(op.needs_weight_gradient, parts[k].d_weights != nullptr);
+    }
     ++backwards_;
-    return inner_.backward(op, input, weights, d_output, d_weights, d_input, accumulate_input);
+    return inner_.backward(op, input, parts, d_input, accumulate_input);
   }
   Status end_step() override {
     EXPECT_TRUE(open_);
@@ -206,10 +211,15 @@ class WatchingEngine final : public LinearEngine {
   static std::vector<float> copy(const float* data, std::int64_t count) {
     return {data, data + count};
   }
+  static std::vector<float> copy_weights(const LinearOp& op, std::size_t part, const float* data) {
+    const std::int64_t features = op.parts.empty() ? op.geometry.m() : op.parts[part].features;
+    return copy(data, features * op.geometry.n());
+  }
   LinearEngine& inner_;
   bool open_ = false;
   int next_ = 0;
-  std::map<int, std::pair<std::vector<float>, std::vector<float>>> seen_;
+  std::map<int, std::vector<float>> seen_;
+  std::map<std::pair<int, std::size_t>, std::vector<float>> weights_;
 };
 
 TEST(Executor, KeepsOperandsUntilTheirBackward) {
@@ -250,6 +260,94 @@ TEST(Executor, LinearOpsAreTheEnginesOps) {
   std::int64_t multiply_adds = 0;
   for (const LinearOp& op : *ops) multiply_adds += op.geometry.multiply_adds();
   EXPECT_EQ(multiply_adds / 4, 40813184);
+}
+
+std::vector<std::vector<std::string>> parts_of(const Graph& graph, const ExecutorOptions& options) {
+  const auto ops = Executor::linear_ops(graph, options);
+  if (!ops.ok()) throw std::runtime_error(ops.error().one_line());
+  std::vector<std::vector<std::string>> parts;
+  for (const LinearOp& op : *ops) {
+    std::vector<std::string>& names = parts.emplace_back();
+    if (op.parts.empty()) names.push_back(op.name);
+    for (const LinearPart& part : op.parts) names.push_back(part.name);
+  }
+  return parts;
+}
+
+TEST(Executor, StacksLayersThatShareTheirInput) {
+  GraphBuilder b;
+  const TensorId x = b.relu(b.input({16, 8, 8}));
+  const TensorId block = b.relu(b.batch_norm(b.conv(x, 16, 8, 1, 1, 0, 1), 8));
+  const TensorId wide = b.conv(x, 16, 32, 3, 1, 1, 1);
+  const TensorId last = b.conv(block, 8, 32, 1, 1, 0, 1);
+  const TensorId shortcut = b.conv(x, 16, 32, 1, 1, 0, 1, true);
+  const TensorId sum = b.add(b.add(last, shortcut), wide);
+  const Graph graph = b.finish(b.node("Flatten", {b.node("GlobalAveragePool", {sum})}));
+  const auto name = [&](TensorId made) {
+    return std::ranges::find_if(graph.nodes, [&](const Node& n) { return n.outputs[0] == made; })
+        ->name;
+  };
+  const auto ops = Executor::linear_ops(graph, {.batch = 2});
+  ASSERT_TRUE(ops.ok());
+  ASSERT_EQ(ops->size(), 3U);
+  ASSERT_EQ((*ops)[0].parts.size(), 2U);
+  EXPECT_EQ((*ops)[0].parts[0].features, 8);
+  EXPECT_EQ((*ops)[0].parts[1].name, name(shortcut));
+  EXPECT_EQ((*ops)[0].parts[1].features, 32);
+  EXPECT_EQ((*ops)[0].geometry.m(), 40);
+  EXPECT_EQ((*ops)[0].name, (*ops)[0].parts[0].name + " + " + name(shortcut));
+  EXPECT_EQ((*ops)[1].name, name(wide)) << "another kernel";
+  EXPECT_TRUE((*ops)[1].parts.empty());
+  EXPECT_EQ((*ops)[2].name, name(last));
+  // In blocks of 16, 8 channels lie otherwise than 32.
+  EXPECT_EQ(parts_of(graph, {.batch = 2, .channel_block = 16}).size(), 4U);
+}
+
+TEST(Executor, StacksOnlyWhatIsTrainedAndUsedAlike) {
+  const auto count = [](const std::function<TensorId(GraphBuilder&, TensorId)>& second) {
+    GraphBuilder b;
+    const TensorId x = b.relu(b.input({6}));
+    const TensorId sum = b.add(b.gemm(x, 6, 4, 1), second(b, x));
+    return parts_of(b.finish(sum), {.batch = 2}).size();
+  };
+  using Builder = GraphBuilder;
+  EXPECT_EQ(count([](Builder& b, TensorId x) { return b.gemm(x, 6, 4, 1); }), 1U);
+  EXPECT_EQ(count([](Builder& b, TensorId x) {
+              return b.node("MatMul", {x, b.parameter({6, 4}, 1, 0, Storage::kTransposed)});
+            }),
+            1U);
+  EXPECT_EQ(
+      count([](Builder& b, TensorId x) {
+        const TensorId frozen = b.parameter({4, 6}, 1, 0, Storage::kOnnx, TensorKind::kConstant);
+        return b.node("Gemm", {x, frozen}, {{"transB", {std::int64_t{1}}}});
+      }),
+      2U)
+      << "its weights are not trained";
+  EXPECT_EQ(count([](Builder& b, TensorId x) {
+              const TensorId shared = b.parameter({4, 6}, 1);
+              const auto layer = [&](TensorId in) {
+                return b.node("Gemm", {in, shared}, {{"transB", {std::int64_t{1}}}});
+              };
+              return b.add(layer(x), layer(b.relu(x)));
+            }),
+            3U)
+      << "another layer has the same weights";
+  EXPECT_EQ(count([](Builder& b, TensorId x) { return b.gemm(b.relu(x), 6, 4, 1); }), 2U);
+}
+
+TEST(Executor, LeavesOutBackwardWhereNoGradientComes) {
+  GraphBuilder b;
+  const TensorId x = b.relu(b.input({6}));
+  const TensorId zero = b.filled({}, 0, TensorKind::kConstant);
+  const TensorId gate = b.node("Greater", {b.gemm(x, 6, 4, 1), zero});  // passes no gradient on
+  const TensorId y = b.node("Where", {gate, b.gemm(x, 6, 4, 1), zero});
+  Graph graph = b.finish(y);
+  EXPECT_EQ(parts_of(graph, {.batch = 2}).size(), 2U);
+  Rig rig(graph, {.batch = 2});
+  std::ranges::fill(rig.executor->input(), 0.5F);
+  ASSERT_TRUE(rig.executor->forward(0).ok());
+  std::ranges::fill(rig.executor->d_output(), 1.0F);
+  ASSERT_TRUE(rig.executor->backward().ok());
 }
 
 TEST(Executor, AddsGradientsOfSharedWeights) {

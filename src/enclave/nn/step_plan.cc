@@ -1,6 +1,7 @@
 #include "enclave/nn/step_plan.h"
 
 #include <algorithm>
+#include <map>
 
 #include "enclave/nn/layout.h"
 #include "enclave/nn/memory_plan.h"
@@ -65,8 +66,9 @@ class Planner {
     }
     find_readers();
     choose_nodes();
-    if (training_) plan_backward();
-    collect_linear_ops();
+    if (training_) find_gradients();
+    stack_linear_nodes();
+    if (training_) find_accumulations();
     place_values();
     if (training_) place_gradients();
     place_saved();
@@ -146,11 +148,28 @@ class Planner {
         }
       }
       if (is_linear_node(graph_, node)) {
-        planned.linear = linear_count_++;
+        planned.linear = 0;  // which one, stack_linear_nodes() says
         planned.delivers_moments = reader >= 0 && takes_moments(reader, planned.result);
+      } else if (is_batched_product(node)) {
+        planned.linear = 0;
       }
       plan_.nodes.push_back(std::move(planned));
     }
+  }
+
+  // A MatMul of two activations that is as many products as each operand has matrices: nothing is
+  // broadcast, and everything lies in ONNX's order.
+  bool is_batched_product(const Node& node) const {
+    if (node.op_type != "MatMul") return false;
+    const Shape& out = plan_.shapes[at(node.outputs[0])];
+    for (const TensorId id : {node.inputs[0], node.inputs[1], node.outputs[0]}) {
+      const Shape& shape = plan_.shapes[at(id)];
+      if (is_fixed(graph_.tensors[at(id)]) || !is_onnx_order(shape, plan_.blocks[at(id)]) ||
+          !std::equal(shape.begin(), shape.end() - 2, out.begin(), out.end() - 2)) {
+        return false;
+      }
+    }
+    return true;
   }
 
   bool takes_moments(int reader, TensorId result) const {
@@ -168,21 +187,149 @@ class Planner {
     return graph_.nodes[static_cast<std::size_t>(planned.node)];
   }
 
-  void plan_backward() {
-    needs_gradient_.assign(graph_.tensors.size(), false);
+  // Which gradients are wanted, and which of those come.
+  void find_gradients() {
+    std::vector<bool> needs_gradient(graph_.tensors.size(), false);
     for (std::size_t i = 0; i < graph_.tensors.size(); ++i) {
-      needs_gradient_[i] = graph_.tensors[i].kind == TensorKind::kParameter &&
-                           graph_.tensors[i].type == DataType::kFloat32;
+      needs_gradient[i] = graph_.tensors[i].kind == TensorKind::kParameter &&
+                          graph_.tensors[i].type == DataType::kFloat32;
     }
     for (PlannedNode& planned : plan_.nodes) {
       const bool passes_on = graph_.tensors[at(planned.result)].type == DataType::kFloat32 &&
                              (planned.linear >= 0 || op_of(planned).backward != nullptr);
       for (const TensorId id : node_of(planned).inputs) {
-        planned.wants.push_back(passes_on && id != kNoTensor && needs_gradient_[at(id)]);
+        planned.wants.push_back(passes_on && id != kNoTensor && needs_gradient[at(id)]);
         planned.has_backward = planned.has_backward || planned.wants.back();
       }
-      needs_gradient_[at(planned.result)] = planned.has_backward;
+      needs_gradient[at(planned.result)] = planned.has_backward;
     }
+    std::vector<bool> is_reached = is_output_;
+    for (std::size_t i = plan_.nodes.size(); i-- > 0;) {
+      PlannedNode& planned = plan_.nodes[i];
+      planned.has_backward = planned.has_backward && is_reached[at(planned.result)];
+      for (std::size_t k = 0; k < planned.wants.size(); ++k) {
+        planned.wants[k] = planned.wants[k] && planned.has_backward;
+        if (planned.wants[k]) is_reached[at(node_of(planned).inputs[k])] = true;
+      }
+    }
+  }
+
+  // Linear nodes that are one operator; indices into plan_.nodes.
+  struct Stack {
+    ConvGeometry geometry;  // of the first one
+    std::vector<std::size_t> nodes;
+  };
+
+  // Layers that read the same input become one operator where the first of them stands: the others
+  // need nothing that is not there.
+  void stack_linear_nodes() {
+    std::vector<Stack> stacks;
+    std::vector<int> stack_at(plan_.nodes.size(), -1);  // by the first of its nodes
+    std::vector<bool> is_later_part(plan_.nodes.size(), false);
+    std::map<TensorId, std::vector<std::size_t>> stacks_of;  // by input
+    for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
+      const PlannedNode& planned = plan_.nodes[i];
+      if (planned.linear < 0) continue;
+      if (!is_linear_node(graph_, node_of(planned))) {
+        stack_at[i] = static_cast<int>(stacks.size());
+        stacks.push_back({{}, {i}});
+        continue;
+      }
+      const ConvGeometry geometry = op_of(planned).lower(node_of(planned), graph_, plan_.shapes);
+      std::vector<std::size_t>& candidates = stacks_of[node_of(planned).inputs[0]];
+      const auto found = std::ranges::find_if(
+          candidates, [&](std::size_t k) { return may_join(stacks[k], planned, geometry); });
+      if (found != candidates.end()) {
+        stacks[*found].nodes.push_back(i);
+        is_later_part[i] = true;
+        continue;
+      }
+      stack_at[i] = static_cast<int>(stacks.size());
+      candidates.push_back(stacks.size());
+      stacks.push_back({geometry, {i}});
+    }
+    std::vector<PlannedNode> nodes;
+    for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
+      if (is_later_part[i]) continue;
+      if (stack_at[i] < 0) {
+        nodes.push_back(plan_.nodes[i]);
+        continue;
+      }
+      const Stack& stack = stacks[static_cast<std::size_t>(stack_at[i])];
+      const bool is_layer = is_linear_node(graph_, node_of(plan_.nodes[stack.nodes[0]]));
+      plan_.linear_ops.push_back(is_layer ? linear_op(stack)
+                                          : batched_product(plan_.nodes[stack.nodes[0]]));
+      for (std::size_t k = 0; k < stack.nodes.size(); ++k) {
+        nodes.push_back(plan_.nodes[stack.nodes[k]]);
+        nodes.back().linear = plan_.linear_ops.back().index;
+        nodes.back().part = static_cast<int>(k);
+      }
+    }
+    plan_.nodes = std::move(nodes);
+  }
+
+  // Whether a node with the stack's input can be a part of it. What is trained, or used, apart from
+  // the rest stays an operator of its own.
+  bool may_join(const Stack& stack, const PlannedNode& b, ConvGeometry geometry) const {
+    const PlannedNode& a = plan_.nodes[stack.nodes[0]];
+    const auto is_used_once = [&](const PlannedNode& planned) {
+      return readers_[at(node_of(planned).inputs[1])].size() == 1;
+    };
+    geometry.out_c = stack.geometry.out_c;
+    return geometry.groups == 1 && geometry == stack.geometry && is_used_once(a) &&
+           is_used_once(b) && a.has_backward == b.has_backward &&
+           (!a.has_backward || a.wants[1] == b.wants[1]) &&
+           plan_.blocks[at(node_of(a).outputs[0])] == plan_.blocks[at(node_of(b).outputs[0])];
+  }
+
+  LinearOp linear_op(const Stack& stack) const {
+    const PlannedNode& first = plan_.nodes[stack.nodes[0]];
+    const Node& node = node_of(first);
+    LinearOp op{.index = static_cast<int>(plan_.linear_ops.size()),
+                .name = node.name,
+                .geometry = stack.geometry,
+                .parts = {},
+                .needs_input_gradient = first.has_backward && first.wants[0],
+                .needs_weight_gradient = first.has_backward && first.wants[1]};
+    const int input_block = plan_.blocks[at(node.inputs[0])];
+    const int output_block = plan_.blocks[at(node.outputs[0])];
+    if (node.op_type == "Conv") {
+      op.input_block = input_block;
+      op.output_block = output_block;
+    } else {  // rows of features, whatever the rank: import sees to it
+      TEMPO_ASSERT(is_onnx_order(plan_.shapes[at(node.inputs[0])], input_block) &&
+                   is_onnx_order(plan_.shapes[at(node.outputs[0])], output_block));
+    }
+    if (stack.nodes.size() == 1) return op;
+    op.name.clear();
+    op.geometry.out_c = 0;
+    for (const std::size_t i : stack.nodes) {
+      const PlannedNode& part = plan_.nodes[i];
+      const ConvGeometry g = op_of(part).lower(node_of(part), graph_, plan_.shapes);
+      op.parts.push_back({.name = node_of(part).name, .features = g.m()});
+      op.name += (op.name.empty() ? "" : " + ") + op.parts.back().name;
+      op.geometry.out_c += g.m();
+    }
+    return op;
+  }
+
+  LinearOp batched_product(const PlannedNode& planned) const {
+    const Node& node = node_of(planned);
+    const std::int64_t inner = plan_.shapes[at(node.inputs[0])].back();
+    const Shape& out = plan_.shapes[at(node.outputs[0])];
+    const std::int64_t rows = out[out.size() - 2];
+    return {.index = static_cast<int>(plan_.linear_ops.size()),
+            .name = node.name,
+            .geometry = {.batch = rows, .in_c = inner, .out_c = out.back()},
+            .parts = {},
+            .instances = element_count(out) / (rows * out.back()),
+            .of_activations = true,
+            .needs_input_gradient = planned.has_backward && planned.wants[0],
+            .needs_weight_gradient = planned.has_backward && planned.wants[1]};
+  }
+
+  // Which gradients add to what is there: backward runs in reverse.
+  void find_accumulations() {
     std::vector<bool> contributed = is_output_;  // the loss's gradient is there from the start
     for (std::size_t i = plan_.nodes.size(); i-- > 0;) {
       PlannedNode& planned = plan_.nodes[i];
@@ -196,32 +343,11 @@ class Planner {
     }
   }
 
-  void collect_linear_ops() {
-    for (const PlannedNode& planned : plan_.nodes) {
-      if (planned.linear < 0) continue;
-      const Node& node = node_of(planned);
-      LinearOp op{.index = planned.linear,
-                  .name = node.name,
-                  .geometry = op_of(planned).lower(node, graph_, plan_.shapes),
-                  .needs_input_gradient = training_ && planned.wants[0],
-                  .needs_weight_gradient = training_ && planned.wants[1]};
-      const int input_block = plan_.blocks[at(node.inputs[0])];
-      const int output_block = plan_.blocks[at(node.outputs[0])];
-      if (node.op_type == "Conv") {
-        op.input_block = input_block;
-        op.output_block = output_block;
-      } else {  // rows of features, whatever the rank: import sees to it
-        TEMPO_ASSERT(is_onnx_order(plan_.shapes[at(node.inputs[0])], input_block) &&
-                     is_onnx_order(plan_.shapes[at(node.outputs[0])], output_block));
-      }
-      plan_.linear_ops.push_back(std::move(op));
-    }
-  }
-
-  // Steps: node i runs forward at step i and backward at the mirrored one.
-  int forward_step(std::size_t i) const { return static_cast<int>(i); }
+  // Steps: node i runs forward at step i and backward at the mirrored one; a stack runs where its
+  // first part stands.
+  int forward_step(std::size_t i) const { return static_cast<int>(i) - plan_.nodes[i].part; }
   int backward_step(std::size_t i) const {
-    return static_cast<int>(2 * plan_.nodes.size() - 1 - i);
+    return static_cast<int>(2 * plan_.nodes.size()) - 1 - forward_step(i);
   }
   int first_backward_step() const { return static_cast<int>(plan_.nodes.size()); }
   int last_step() const { return static_cast<int>(2 * plan_.nodes.size()); }
@@ -359,8 +485,6 @@ class Planner {
   std::vector<bool> is_output_;            // by TensorId
   std::vector<bool> live_;                 // by node
   std::vector<std::vector<int>> readers_;  // live nodes by TensorId, one entry a use
-  int linear_count_ = 0;
-  std::vector<bool> needs_gradient_;  // by TensorId
   Buffers buffers_;
   std::vector<int> value_buffers_;     // by TensorId
   std::vector<int> gradient_buffers_;  // by TensorId

@@ -14,10 +14,12 @@
 
 namespace tempo {
 
-// One node that runs. A Relu that the node before it does as well has none of its own.
+// One node that runs. A Relu that the node before it does as well has none of its own. The nodes of
+// a stack (linear.h) follow each other, run as one, and are the parts of one linear operator.
 struct PlannedNode {
   int node = 0;     // index in the graph
   int linear = -1;  // index in StepPlan::linear_ops, or -1
+  int part = 0;     // linear: which one of the operator's
   bool fused_relu = false;
   TensorId result = kNoTensor;     // what out[0] is: the Relu's output when fused
   bool delivers_moments = false;   // linear: to the BatchNormalization that reads the result

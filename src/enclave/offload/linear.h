@@ -11,6 +11,13 @@
 //
 // A convolution of several groups is as many such products as it has groups, of a share of the
 // channels each, and no single one: it stays inside the enclave.
+//
+// Layers that read the same X are one operator with their out-features side by side: X is encoded
+// once, and dX comes back as one sum. Weights, results and gradients of these parts stay where each
+// layer has them.
+//
+// A batched product of two activations, as attention has them, is an operator of many instances:
+// products of one geometry that share nothing. The right operand stands for the weights.
 #pragma once
 
 #include <cstdint>
@@ -44,12 +51,24 @@ struct ConvGeometry {
            pad_top == 0 && pad_left == 0 && pad_bottom == 0 && pad_right == 0;
   }
   bool is_fully_connected() const { return is_direct() && in_h == 1 && in_w == 1; }
+  bool operator==(const ConvGeometry&) const = default;
+};
+
+// One layer of a stack.
+struct LinearPart {
+  std::string name;           // node name
+  std::int64_t features = 0;  // out-features
 };
 
 struct LinearOp {
   int index = 0;     // position among the graph's linear operators, forward order
-  std::string name;  // node name; never leaves the enclave except to the client
+  std::string name;  // node names; never leaves the enclave except to the client
   ConvGeometry geometry;
+  std::vector<LinearPart> parts;  // of a stack, in order: geometry.m() features. Empty: one layer
+  // Products of two activations: how many there are of `geometry`, and that they are such. Input,
+  // weights (m x n each) and output lie instance by instance; there are no parts.
+  std::int64_t instances = 1;
+  bool of_activations = false;
   bool needs_input_gradient = true;   // false when nothing trainable lies upstream
   bool needs_weight_gradient = true;  // false when the weights are not trained
   bool has_backward() const { return needs_input_gradient || needs_weight_gradient; }
@@ -57,6 +76,8 @@ struct LinearOp {
   // Only the local engine accepts anything but 0.
   int input_block = 0;
   int output_block = 0;
+
+  std::int64_t multiply_adds() const { return instances * geometry.multiply_adds(); }
 };
 
 // Column means and sums of squared deviations of Z, for the BatchNormalization that follows.
@@ -67,6 +88,19 @@ struct ColumnMoments {
   std::vector<double> m2;
   void reset(std::int64_t columns);
   void merge(std::int64_t other_count, const double* other_mean, const double* other_m2);
+};
+
+// What an engine is given for a part with f out-features. Pointers are borrowed.
+struct ForwardPart {
+  const float* weights = nullptr;    // f x n
+  const float* bias = nullptr;       // f, or null
+  float* output = nullptr;           // p x f, overwritten
+  ColumnMoments* moments = nullptr;  // null, or filled: of the output, bias included
+};
+struct BackwardPart {
+  const float* weights = nullptr;
+  const float* d_output = nullptr;  // p x f
+  float* d_weights = nullptr;       // f x n, overwritten; null for all parts when not needed
 };
 
 enum class StepMode {
@@ -81,19 +115,20 @@ class LinearEngine {
  public:
   virtual ~LinearEngine() = default;
 
+  // Whether it computes this operator. Products of two activations may be left to the caller.
+  virtual bool takes(const LinearOp& op) const { return !op.of_activations; }
+
   virtual Status begin_step(StepMode mode) = 0;
 
-  // input: the operator's input tensor (batch*in_h*in_w rows of in_c). weights: m x n. bias: m, or
-  // null. output: p x m, overwritten. moments: null, or filled with the moments of the output
-  // (bias included).
-  virtual Status forward(const LinearOp& op, const float* input, const float* weights,
-                         const float* bias, float* output, ColumnMoments* moments) = 0;
+  // input: the operator's input tensor (batch*in_h*in_w rows of in_c). parts: as many as the
+  // operator has, in order.
+  virtual Status forward(const LinearOp& op, const float* input,
+                         const std::vector<ForwardPart>& parts) = 0;
 
-  // `input` and `weights` are those of forward, unchanged. d_weights (m x n) is overwritten; null
-  // when not needed. d_input has the input's shape; null when not needed; added to when
-  // `accumulate_input`, else overwritten.
-  virtual Status backward(const LinearOp& op, const float* input, const float* weights,
-                          const float* d_output, float* d_weights, float* d_input,
+  // `input` and weights are those of forward, unchanged. d_input has the input's shape; null when
+  // not needed; added to when `accumulate_input`, else overwritten.
+  virtual Status backward(const LinearOp& op, const float* input,
+                          const std::vector<BackwardPart>& parts, float* d_input,
                           bool accumulate_input) = 0;
 
   virtual Status end_step() = 0;

@@ -27,6 +27,16 @@ FeatureView output_view(const LinearOp& op) {
   return feature_view({g.batch, g.out_c, g.out_h, g.out_w}, op.output_block);
 }
 
+// One layer of a stack as an operator of its own.
+LinearOp part_of(const LinearOp& op, std::size_t part) {
+  LinearOp layer = op;
+  if (op.parts.empty()) return layer;
+  layer.name = op.parts[part].name;
+  layer.geometry.out_c = op.parts[part].features;
+  layer.parts.clear();
+  return layer;
+}
+
 }  // namespace
 
 int preferred_channel_block() {
@@ -158,57 +168,70 @@ LocalEngine::Convolution& LocalEngine::convolution(const LinearOp& op) {
   return *entry;
 }
 
-Status LocalEngine::forward(const LinearOp& op, const float* input, const float* weights,
-                            const float* bias, float* output, ColumnMoments* moments) {
+Status LocalEngine::forward(const LinearOp& op, const float* input,
+                            const std::vector<ForwardPart>& parts) {
   const TimeScope scope(ledger_, TimeKind::kLinearTee);
-  const ConvGeometry& g = op.geometry;
-  if (g.is_fully_connected()) {
-    gemm(Transpose::kNo, Transpose::kYes, g.p(), g.m(), g.n(), 1.0F, input, g.n(), weights, g.n(),
-         0.0F, output, g.m());
-    if (bias != nullptr) {
-      pool_.parallel_for(g.p(), grain_for(g.m()), [&](std::int64_t first, std::int64_t last) {
-        float* rows = output + first * g.m();
-        kernels::add_row(rows, bias, last - first, g.m(), rows, false);
-      });
-    }
-  } else {
-    convolution(op).forward(pool_, input, weights, bias, output);
-  }
-  if (moments != nullptr) *moments = column_moments(pool_, output_view(op), output);
+  for (std::size_t k = 0; k < parts.size(); ++k) forward_part(part_of(op, k), input, parts[k]);
   return {};
 }
 
-Status LocalEngine::backward(const LinearOp& op, const float* input, const float* weights,
-                             const float* d_output, float* d_weights, float* d_input,
+Status LocalEngine::backward(const LinearOp& op, const float* input,
+                             const std::vector<BackwardPart>& parts, float* d_input,
                              bool accumulate_input) {
   const TimeScope scope(ledger_, TimeKind::kLinearTee);
+  for (std::size_t k = 0; k < parts.size(); ++k) {
+    backward_part(part_of(op, k), input, parts[k], d_input, accumulate_input || k > 0);
+  }
+  return {};
+}
+
+void LocalEngine::forward_part(const LinearOp& op, const float* input, const ForwardPart& part) {
   const ConvGeometry& g = op.geometry;
   if (g.is_fully_connected()) {
-    if (d_weights != nullptr) {
-      gemm(Transpose::kYes, Transpose::kNo, g.m(), g.n(), g.p(), 1.0F, d_output, g.m(), input,
-           g.n(), 0.0F, d_weights, g.n());
+    gemm(Transpose::kNo, Transpose::kYes, g.p(), g.m(), g.n(), 1.0F, input, g.n(), part.weights,
+         g.n(), 0.0F, part.output, g.m());
+    if (part.bias != nullptr) {
+      pool_.parallel_for(g.p(), grain_for(g.m()), [&](std::int64_t first, std::int64_t last) {
+        float* rows = part.output + first * g.m();
+        kernels::add_row(rows, part.bias, last - first, g.m(), rows, false);
+      });
+    }
+  } else {
+    convolution(op).forward(pool_, input, part.weights, part.bias, part.output);
+  }
+  if (part.moments != nullptr) {
+    *part.moments = column_moments(pool_, output_view(op), part.output);
+  }
+}
+
+void LocalEngine::backward_part(const LinearOp& op, const float* input, const BackwardPart& part,
+                                float* d_input, bool accumulate_input) {
+  const ConvGeometry& g = op.geometry;
+  if (g.is_fully_connected()) {
+    if (part.d_weights != nullptr) {
+      gemm(Transpose::kYes, Transpose::kNo, g.m(), g.n(), g.p(), 1.0F, part.d_output, g.m(), input,
+           g.n(), 0.0F, part.d_weights, g.n());
     }
     if (d_input != nullptr) {
-      gemm(Transpose::kNo, Transpose::kNo, g.p(), g.n(), g.m(), 1.0F, d_output, g.m(), weights,
-           g.n(), accumulate_input ? 1.0F : 0.0F, d_input, g.n());
+      gemm(Transpose::kNo, Transpose::kNo, g.p(), g.n(), g.m(), 1.0F, part.d_output, g.m(),
+           part.weights, g.n(), accumulate_input ? 1.0F : 0.0F, d_input, g.n());
     }
-    return {};
+    return;
   }
   Convolution& conv = convolution(op);
-  if (d_weights != nullptr) conv.backward_weights(pool_, input, d_output, d_weights);
-  if (d_input == nullptr) return {};
+  if (part.d_weights != nullptr) conv.backward_weights(pool_, input, part.d_output, part.d_weights);
+  if (d_input == nullptr) return;
   if (!accumulate_input) {
-    conv.backward_input(pool_, weights, d_output, d_input);
-    return {};
+    conv.backward_input(pool_, part.weights, part.d_output, d_input);
+    return;
   }
   if (sum_.size() < count_of(g.input_elements())) {
     sum_ = AlignedBuffer<float>(count_of(g.input_elements()));
   }
-  conv.backward_input(pool_, weights, d_output, sum_.data());
+  conv.backward_input(pool_, part.weights, part.d_output, sum_.data());
   for_elements(pool_, g.input_elements(), [&](std::int64_t begin, std::int64_t count) {
     kernels::copy(sum_.data() + begin, d_input + begin, count, true);
   });
-  return {};
 }
 
 }  // namespace tempo

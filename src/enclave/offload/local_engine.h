@@ -1,7 +1,8 @@
 // File: enclave/offload/local_engine.h
 // Linear operators inside the enclave: oneDNN's convolutions in the layout that the plan chose, and
 // gemm() for fully connected layers. The whole of the scheme `local` (the paper's Pure TEE), and
-// what the offload engine keeps inside.
+// what the offload engine keeps inside. The parts of a stack are done one after the other: nothing
+// is encoded here, so that a stack saves nothing.
 #pragma once
 
 #include <cstdint>
@@ -41,16 +42,18 @@ class LocalEngine final : public LinearEngine {
   ~LocalEngine() override;
 
   Status begin_step(StepMode mode) override;
-  Status forward(const LinearOp& op, const float* input, const float* weights, const float* bias,
-                 float* output, ColumnMoments* moments) override;
-  Status backward(const LinearOp& op, const float* input, const float* weights,
-                  const float* d_output, float* d_weights, float* d_input,
-                  bool accumulate_input) override;
+  Status forward(const LinearOp& op, const float* input,
+                 const std::vector<ForwardPart>& parts) override;
+  Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
+                  float* d_input, bool accumulate_input) override;
   Status end_step() override { return {}; }
 
  private:
   class Convolution;  // of one geometry
   Convolution& convolution(const LinearOp& op);
+  void forward_part(const LinearOp& op, const float* input, const ForwardPart& part);
+  void backward_part(const LinearOp& op, const float* input, const BackwardPart& part,
+                     float* d_input, bool accumulate_input);
 
   ThreadPool& pool_;
   TimeLedger& ledger_;

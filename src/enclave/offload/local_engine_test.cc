@@ -135,13 +135,14 @@ TEST_P(LocalEngineTest, MatchesFloat64Oracle) {
         to_blocked(d_output, g.out_h * g.out_w, g.out_c, g.batch, op.output_block, false);
     std::vector<float> output(g.p() * g.m()), d_weights(weights.size()), d_input(input.size());
     ColumnMoments moments;
-    ASSERT_TRUE(
-        engine
-            .forward(op, blocked_input.data(), weights.data(), bias.data(), output.data(), &moments)
-            .ok());
     ASSERT_TRUE(engine
-                    .backward(op, blocked_input.data(), weights.data(), blocked_d.data(),
-                              d_weights.data(), d_input.data(), false)
+                    .forward(op, blocked_input.data(),
+                             {{weights.data(), bias.data(), output.data(), &moments}})
+                    .ok());
+    ASSERT_TRUE(engine
+                    .backward(op, blocked_input.data(),
+                              {{weights.data(), blocked_d.data(), d_weights.data()}},
+                              d_input.data(), false)
                     .ok());
     expect_near(to_blocked(output, g.out_h * g.out_w, g.out_c, g.batch, op.output_block, true),
                 want.output, what + " output");
@@ -164,14 +165,14 @@ TEST_P(LocalEngineTest, MatchesFloat64Oracle) {
     // Adding to what is there; no bias; no input gradient.
     std::vector<float> sum = d_input;
     ASSERT_TRUE(engine
-                    .backward(op, blocked_input.data(), weights.data(), blocked_d.data(), nullptr,
-                              sum.data(), true)
+                    .backward(op, blocked_input.data(),
+                              {{weights.data(), blocked_d.data(), nullptr}}, sum.data(), true)
                     .ok());
     for (std::size_t i = 0; i < sum.size(); ++i)
       ASSERT_NEAR(sum[i], 2 * d_input[i], 1e-5 + 1e-5 * std::fabs(d_input[i])) << what;
     std::vector<float> unbiased(output.size());
     ASSERT_TRUE(
-        engine.forward(op, blocked_input.data(), weights.data(), nullptr, unbiased.data(), nullptr)
+        engine.forward(op, blocked_input.data(), {{weights.data(), nullptr, unbiased.data()}})
             .ok());
     const auto plain =
         to_blocked(unbiased, g.out_h * g.out_w, g.out_c, g.batch, op.output_block, true);

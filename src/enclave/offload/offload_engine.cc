@@ -34,7 +34,7 @@ std::string status_text(const Completion& completion) {
 
 // One offloaded operator from its forward to its backward.
 struct OffloadEngine::OperatorStep {
-  OperatorKeys keys;
+  std::vector<OperatorKeys> keys;                     // by instance
   std::vector<TileRows> rows;                         // by p-slice
   std::vector<std::vector<std::uint64_t>> weight_id;  // [m-slice][worker]
   std::vector<std::vector<std::uint64_t>> input_id;   // [p-slice][worker]
@@ -58,19 +58,18 @@ struct OffloadEngine::Call {
   bool is_backward = false;
   const OpPlan* plan = nullptr;
   OperatorStep* step = nullptr;
-  TileContext context;
+  ThreadPool* pool = nullptr;
+  CheckDistribution distribution = CheckDistribution::kUniform;
   const float* input = nullptr;
-  const float* weights = nullptr;
   // forward
-  const float* bias = nullptr;
-  float* output = nullptr;
+  const std::vector<ForwardPart>* outputs = nullptr;
   bool wants_moments = false;
   std::vector<ProductChecks> forward_checks;  // by tile; operand side empty until issued
   std::vector<bool> vectors_shared;           // by m-slice: tiles may have the same vectors
+  std::vector<int> first_tile;                // by m-slice
   std::vector<ColumnMoments> moments;         // by tile
   // backward
-  const float* d_output = nullptr;
-  float* d_weights = nullptr;
+  const std::vector<BackwardPart>* gradients = nullptr;
   float* d_input = nullptr;
   std::vector<ProductChecks> input_checks;                // by group
   std::vector<ExpectedRows> weight_expected;              // by group
@@ -95,7 +94,85 @@ struct OffloadEngine::Call {
     state[unit] = Unit::kTodo;
     generation[unit] += 1;
   }
-  const Slice& slice_of(const Tile& tile) const { return plan->m_slices[tile.m_slice]; }
+
+  // ---- the instance that a slice of out-features belongs to ------------------------------------
+
+  TileContext context(int m_slice) const {
+    const OperatorKeys& keys = step->keys[plan->instance_of(m_slice)];
+    return {&plan->op.geometry, &keys.n, &keys.p, pool, distribution};
+  }
+  const AxisKey& m_key(int m_slice) const {
+    const std::size_t slice = static_cast<std::size_t>(m_slice) % plan->m_slices_each();
+    return step->keys[plan->instance_of(m_slice)].m[slice];
+  }
+  const float* input_of(int m_slice) const { return input + input_offset(m_slice); }
+  float* d_input_of(int m_slice) const { return d_input + input_offset(m_slice); }
+  std::int64_t input_offset(int m_slice) const {
+    return static_cast<std::int64_t>(plan->instance_of(m_slice)) *
+           plan->op.geometry.input_elements();
+  }
+
+  // ---- where the out-features of a slice lie ---------------------------------------------------
+
+  // Calls visit(part, its first out-feature in the slice, how many, out-features of the part).
+  template <class Visit>
+  void for_each_part(const Slice& slice, Visit visit) const {
+    const std::vector<LinearPart>& parts = plan->op.parts;
+    const std::size_t count = std::max<std::size_t>(parts.size(), 1);
+    std::int64_t first = 0;  // of the part, among the operator's
+    for (std::size_t k = 0; k < count; ++k) {
+      const std::int64_t features = parts.empty() ? plan->op.geometry.m() : parts[k].features;
+      const std::int64_t begin = std::max(slice.begin, first);
+      const std::int64_t end = std::min(slice.end, first + features);
+      if (begin < end) visit(k, begin - first, end - begin, features);
+      first += features;
+    }
+  }
+  // By out-feature of the slice: rows of n of a matrix of each part.
+  template <class T, class MatrixOf>
+  std::vector<T*> rows_of(int m_slice, MatrixOf matrix_of) const {
+    const ConvGeometry& g = plan->op.geometry;
+    const auto instance = static_cast<std::int64_t>(plan->instance_of(m_slice));
+    std::vector<T*> rows;
+    for_each_part(plan->m_slices[m_slice], [&](std::size_t k, std::int64_t first,
+                                               std::int64_t count, std::int64_t /*features*/) {
+      T* const matrix = matrix_of(k) + instance * g.m() * g.n();
+      for (std::int64_t a = first; a < first + count; ++a) rows.push_back(matrix + a * g.n());
+    });
+    return rows;
+  }
+  WeightRows weights(int m_slice) const {
+    return rows_of<const float>(m_slice, [&](std::size_t k) {
+      return is_backward ? (*gradients)[k].weights : (*outputs)[k].weights;
+    });
+  }
+  std::vector<float*> d_weights(int m_slice) const {
+    return rows_of<float>(m_slice, [&](std::size_t k) { return (*gradients)[k].d_weights; });
+  }
+  std::vector<OutputColumns> output(int m_slice) const {
+    std::vector<OutputColumns> columns;
+    for_each_part(plan->m_slices[m_slice], [&](std::size_t k, std::int64_t first,
+                                               std::int64_t count, std::int64_t features) {
+      const ForwardPart& part = (*outputs)[k];
+      columns.push_back({part.output + output_offset(m_slice) + first,
+                         part.bias != nullptr ? part.bias + first : nullptr,
+                         static_cast<std::size_t>(count), static_cast<std::size_t>(features)});
+    });
+    return columns;
+  }
+  std::vector<Columns> d_output(int m_slice) const {
+    std::vector<Columns> columns;
+    for_each_part(plan->m_slices[m_slice], [&](std::size_t k, std::int64_t first,
+                                               std::int64_t count, std::int64_t features) {
+      columns.push_back({(*gradients)[k].d_output + output_offset(m_slice) + first,
+                         static_cast<std::size_t>(count), static_cast<std::size_t>(features)});
+    });
+    return columns;
+  }
+  std::int64_t output_offset(int m_slice) const {
+    const ConvGeometry& g = plan->op.geometry;
+    return static_cast<std::int64_t>(plan->instance_of(m_slice)) * g.p() * g.m();
+  }
 };
 
 OffloadEngine::OffloadEngine(Plan plan, const EngineOptions& options,
@@ -129,31 +206,26 @@ Status OffloadEngine::end_step() {
   return res_.local->end_step();
 }
 
-Status OffloadEngine::forward(const LinearOp& op, const float* input, const float* weights,
-                              const float* bias, float* output, ColumnMoments* moments) {
+Status OffloadEngine::forward(const LinearOp& op, const float* input,
+                              const std::vector<ForwardPart>& parts) {
   const OpPlan& plan = plan_.ops[op.index];
-  if (!plan.offloaded) return res_.local->forward(op, input, weights, bias, output, moments);
+  if (!plan.offloaded) return res_.local->forward(op, input, parts);
 
-  const ConvGeometry& g = op.geometry;
   const bool training = mode_ == StepMode::kTraining;
   auto step = std::make_unique<OperatorStep>();
   {
     const TimeScope scope(*res_.ledger, TimeKind::kKeys);
-    std::vector<std::size_t> m_sizes;
-    for (const Slice& slice : plan.m_slices)
-      m_sizes.push_back(static_cast<std::size_t>(slice.size()));
-    step->keys =
-        draw_keys(options_.scheme, *res_.random, options_.coefficients,
-                  static_cast<std::size_t>(g.n()), static_cast<std::size_t>(g.p()), m_sizes);
-    step->rows = make_tile_rows(g, step->keys.p, plan.p_slices);
+    draw_operator_keys(plan, *step);
   }
   const auto workers = static_cast<std::size_t>(res_.dispatcher->worker_count());
   step->weight_id.assign(plan.m_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
   step->input_id.assign(plan.p_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
-  KeptWeights* const kept = keeps_weights() ? kept_[op.index].get() : nullptr;
+  // The right operands of activation products change with the batch.
+  const bool keeps = keeps_weights() && !op.of_activations;
+  KeptWeights* const kept = keeps ? kept_[op.index].get() : nullptr;
   if (kept != nullptr) {
-    step->keys.n = kept->n;
-    step->keys.m = kept->m;
+    step->keys[0].n = kept->n;
+    step->keys[0].m = kept->m;
     step->weight_id = kept->weight_id;
   }
   step->group_of_tile.assign(plan.tiles.size(), -1);
@@ -163,14 +235,18 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input, const floa
   call.number = ++call_count_;
   call.plan = &plan;
   call.step = step.get();
-  call.context = {&g, &step->keys.n, &step->keys.p, res_.pool, options_.goal.distribution};
+  call.pool = res_.pool;
+  call.distribution = options_.goal.distribution;
   call.input = input;
-  call.weights = weights;
-  call.bias = bias;
-  call.output = output;
-  call.wants_moments = moments != nullptr;
+  call.outputs = &parts;
+  call.wants_moments = std::any_of(parts.begin(), parts.end(),
+                                   [](const ForwardPart& p) { return p.moments != nullptr; });
   call.forward_checks.resize(plan.tiles.size());
   call.vectors_shared.assign(plan.m_slices.size(), true);
+  call.first_tile.assign(plan.m_slices.size(), -1);
+  for (std::size_t t = plan.tiles.size(); t-- > 0;) {
+    call.first_tile[plan.tiles[t].m_slice] = static_cast<int>(t);
+  }
   call.moments.resize(plan.tiles.size());
   call.expected.resize(plan.tiles.size());
   call.resize_units(plan.tiles.size());
@@ -179,35 +255,22 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input, const floa
     for (std::size_t group = 0; group < plan.groups.size(); ++group) {
       for (const int tile : plan.groups[group].tiles)
         step->group_of_tile[tile] = static_cast<int>(group);
-      step->gradient_checks.push_back(
-          weight_gradient_checks(call.context, *res_.random, plan.rounds_weight_gradient));
+      step->gradient_checks.push_back(weight_gradient_checks(
+          call.context(plan.groups[group].m_slice), *res_.random, plan.rounds_weight_gradient));
     }
     step->gradient_checks_used.assign(plan.groups.size(), false);
   }
 
   const std::uint64_t first_id = res_.dispatcher->next_id();
   TEMPO_RETURN_IF_ERROR(run(call));
-  if (moments != nullptr) {
-    // Slices of one range of positions have the same count: join them, then merge in order.
-    moments->reset(g.m());
-    ColumnMoments joined;
-    for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
-      const Slice& slice = call.slice_of(plan.tiles[t]);
-      if (plan.tiles[t].m_slice == 0) joined.reset(g.m());
-      joined.count = call.moments[t].count;
-      std::copy(call.moments[t].mean.begin(), call.moments[t].mean.end(),
-                joined.mean.begin() + slice.begin);
-      std::copy(call.moments[t].m2.begin(), call.moments[t].m2.end(),
-                joined.m2.begin() + slice.begin);
-      if (slice.end == g.m()) moments->merge(joined.count, joined.mean.data(), joined.m2.data());
-    }
-  }
+  if (call.wants_moments) deliver_moments(call);
   if (training && op.has_backward()) {
     steps_[op.index] = std::move(step);
-  } else if (keeps_weights()) {
+  } else if (keeps) {
     drop(step->input_id);
+    OperatorKeys& keys = step->keys[0];
     kept_[op.index] = std::make_unique<KeptWeights>(
-        KeptWeights{std::move(step->keys.n), std::move(step->keys.m), std::move(step->weight_id)});
+        KeptWeights{std::move(keys.n), std::move(keys.m), std::move(step->weight_id)});
   } else {
     const std::uint64_t last_id = res_.dispatcher->next_id();
     for (int w = 0; w < static_cast<int>(workers); ++w) res_.dispatcher->drop(w, first_id, last_id);
@@ -215,39 +278,67 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input, const floa
   return {};
 }
 
-Status OffloadEngine::backward(const LinearOp& op, const float* input, const float* weights,
-                               const float* d_output, float* d_weights, float* d_input,
+// Slices of one range of positions have the same count: joins them, then merges in order.
+void OffloadEngine::deliver_moments(const Call& call) {
+  const OpPlan& plan = *call.plan;
+  const std::int64_t m = plan.op.geometry.m();
+  ColumnMoments all;
+  ColumnMoments joined;
+  all.reset(m);
+  for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
+    const Slice& slice = plan.m_slices[plan.tiles[t].m_slice];
+    if (plan.tiles[t].m_slice == 0) joined.reset(m);
+    joined.count = call.moments[t].count;
+    std::copy(call.moments[t].mean.begin(), call.moments[t].mean.end(),
+              joined.mean.begin() + slice.begin);
+    std::copy(call.moments[t].m2.begin(), call.moments[t].m2.end(),
+              joined.m2.begin() + slice.begin);
+    if (slice.end == m) all.merge(joined.count, joined.mean.data(), joined.m2.data());
+  }
+  std::int64_t at = 0;
+  call.for_each_part({0, m}, [&](std::size_t k, std::int64_t, std::int64_t features, std::int64_t) {
+    if (ColumnMoments* moments = (*call.outputs)[k].moments; moments != nullptr) {
+      moments->reset(features);
+      moments->merge(all.count, all.mean.data() + at, all.m2.data() + at);
+    }
+    at += features;
+  });
+}
+
+Status OffloadEngine::backward(const LinearOp& op, const float* input,
+                               const std::vector<BackwardPart>& parts, float* d_input,
                                bool accumulate_input) {
   const OpPlan& plan = plan_.ops[op.index];
-  if (!plan.offloaded) {
-    return res_.local->backward(op, input, weights, d_output, d_weights, d_input, accumulate_input);
-  }
+  if (!plan.offloaded) return res_.local->backward(op, input, parts, d_input, accumulate_input);
   const ConvGeometry& g = op.geometry;
   OperatorStep& step = *steps_[op.index];
   if (d_input != nullptr && !accumulate_input) {
-    std::memset(d_input, 0, static_cast<std::size_t>(g.input_elements()) * sizeof(float));
+    std::memset(d_input, 0,
+                static_cast<std::size_t>(op.instances * g.input_elements()) * sizeof(float));
   }
-  if (d_weights != nullptr) {
-    std::memset(d_weights, 0, static_cast<std::size_t>(g.m() * g.n()) * sizeof(float));
-  }
+  const bool wants_weights = parts[0].d_weights != nullptr;
   Call call;
   call.number = ++call_count_;
   call.is_backward = true;
   call.plan = &plan;
   call.step = &step;
-  call.context = {&g, &step.keys.n, &step.keys.p, res_.pool, options_.goal.distribution};
+  call.pool = res_.pool;
+  call.distribution = options_.goal.distribution;
   call.input = input;
-  call.weights = weights;
-  call.d_output = d_output;
-  call.d_weights = d_weights;
+  call.gradients = &parts;
   call.d_input = d_input;
+  call.for_each_part({0, g.m()}, [&](std::size_t k, std::int64_t, std::int64_t features, auto) {
+    if (!wants_weights) return;
+    std::memset(parts[k].d_weights, 0,
+                static_cast<std::size_t>(op.instances * features * g.n()) * sizeof(float));
+  });
   call.input_checks.resize(plan.groups.size());
   call.weight_expected.resize(plan.groups.size());
   call.weight_applied.resize(plan.groups.size());
   for (std::size_t group = 0; group < plan.groups.size(); ++group) {
     call.weight_applied[group].assign(plan.m_slices[plan.groups[group].m_slice].size(), 0);
   }
-  call.weight_done.assign(plan.groups.size(), d_weights == nullptr);
+  call.weight_done.assign(plan.groups.size(), !wants_weights);
   call.input_applied.resize(plan.tiles.size());
   for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
     call.input_applied[t].assign(plan.p_slices[plan.tiles[t].p_slice].size(), 0);
@@ -260,6 +351,26 @@ Status OffloadEngine::backward(const LinearOp& op, const float* input, const flo
   drop_operands(step);
   steps_[op.index].reset();
   return status;
+}
+
+// Every instance has keys of its own: shared ones would link heads and samples.
+void OffloadEngine::draw_operator_keys(const OpPlan& plan, OperatorStep& step) {
+  const ConvGeometry& g = plan.op.geometry;
+  const std::size_t p_each = plan.p_slices.size() / plan.instance_count();
+  const std::vector<Slice> p_slices(plan.p_slices.begin(),
+                                    plan.p_slices.begin() + static_cast<std::ptrdiff_t>(p_each));
+  std::vector<std::size_t> m_sizes;
+  for (std::size_t i = 0; i < plan.m_slices_each(); ++i) {
+    m_sizes.push_back(static_cast<std::size_t>(plan.m_slices[i].size()));
+  }
+  for (std::size_t i = 0; i < plan.instance_count(); ++i) {
+    step.keys.push_back(draw_keys(options_.scheme, *res_.random, options_.coefficients,
+                                  static_cast<std::size_t>(g.n()), static_cast<std::size_t>(g.p()),
+                                  m_sizes));
+    for (TileRows& rows : make_tile_rows(g, step.keys.back().p, p_slices)) {
+      step.rows.push_back(std::move(rows));
+    }
+  }
 }
 
 Status OffloadEngine::run(Call& call) {
@@ -329,12 +440,12 @@ bool OffloadEngine::ensure_weights(Call& call, int m_slice, int worker) {
   task.verb = Verb::kPut;
   task.worker = static_cast<std::uint32_t>(worker);
   task.rows = static_cast<std::uint32_t>(slice.size());
-  task.cols = static_cast<std::uint32_t>(call.context.geometry->n());
+  task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
   const std::optional<Slot> slot = res_.dispatcher->reserve(task.payload_bytes());
   if (!slot) return false;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kEncode);
-    encode_weights(call.context, call.weights, slice, call.step->keys.m[m_slice], slot->data);
+    encode_weights(call.context(m_slice), call.weights(m_slice), call.m_key(m_slice), slot->data);
   }
   id = task.result = res_.dispatcher->next_id();
   res_.dispatcher->submit(task, slot, std::nullopt, this, note(call, kPutNote, -1, -1, 0));
@@ -359,7 +470,7 @@ bool OffloadEngine::ensure_input(Call& call, int tile_index, int worker) {
     task.verb = Verb::kPut;
     task.worker = static_cast<std::uint32_t>(worker);
     task.rows = static_cast<std::uint32_t>(rows.size());
-    task.cols = static_cast<std::uint32_t>(call.context.geometry->n());
+    task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
     slot = res_.dispatcher->reserve(task.payload_bytes());
     if (!slot) return false;
   } else if (call.is_backward) {
@@ -367,8 +478,8 @@ bool OffloadEngine::ensure_input(Call& call, int tile_index, int worker) {
   }
   {
     const TimeScope scope(*res_.ledger, TimeKind::kEncode);
-    encode_input(call.context, call.input, rows, forward, expected, gradient, projections,
-                 slot ? slot->data : nullptr);
+    encode_input(call.context(tile.m_slice), call.input_of(tile.m_slice), rows, forward, expected,
+                 gradient, projections, slot ? slot->data : nullptr);
   }
   if (slot) {
     id = task.result = res_.dispatcher->next_id();
@@ -380,21 +491,18 @@ bool OffloadEngine::ensure_input(Call& call, int tile_index, int worker) {
 bool OffloadEngine::issue_output(Call& call, int unit, int worker) {
   const std::uint32_t generation = call.generation[unit];
   const Tile& tile = call.plan->tiles[unit];
-  const Slice& slice = call.slice_of(tile);
   OperatorStep& step = *call.step;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kCheck);
     // Tiles of one slice share their vectors as long as none of them has been re-issued.
-    const auto twin = std::find_if(call.plan->tiles.begin(), call.plan->tiles.begin() + unit,
-                                   [&](const Tile& t) { return t.m_slice == tile.m_slice; });
-    const auto twin_index = static_cast<int>(twin - call.plan->tiles.begin());
-    if (call.vectors_shared[tile.m_slice] && generation == 1 && twin_index != unit &&
-        call.generation[twin_index] == 1) {
-      call.forward_checks[unit] = call.forward_checks[twin_index];
+    const int twin = call.first_tile[tile.m_slice];
+    if (call.vectors_shared[tile.m_slice] && generation == 1 && twin != unit &&
+        call.generation[twin] == 1) {
+      call.forward_checks[unit] = call.forward_checks[twin];
     } else {
       call.forward_checks[unit] =
-          forward_checks(call.context, *res_.random, call.plan->rounds_forward, call.weights, slice,
-                         step.keys.m[tile.m_slice]);
+          forward_checks(call.context(tile.m_slice), *res_.random, call.plan->rounds_forward,
+                         call.weights(tile.m_slice), call.m_key(tile.m_slice));
     }
   }
   if (!ensure_weights(call, tile.m_slice, worker)) return false;
@@ -409,7 +517,7 @@ bool OffloadEngine::issue_output(Call& call, int unit, int worker) {
   task.b = step.weight_id[tile.m_slice][worker];
   task.flags = kTransposeB | kReturn;
   task.rows = static_cast<std::uint32_t>(step.rows[tile.p_slice].size());
-  task.cols = static_cast<std::uint32_t>(slice.size());
+  task.cols = static_cast<std::uint32_t>(call.plan->m_slices[tile.m_slice].size());
   const std::optional<Slot> reply = res_.dispatcher->reserve(task.reply_bytes());
   if (!reply) return false;
   if (call.generation[unit] != generation) {
@@ -425,12 +533,14 @@ bool OffloadEngine::issue_output(Call& call, int unit, int worker) {
 void OffloadEngine::refresh_projections(Call& call, int unit) {
   OperatorStep& step = *call.step;
   const TimeScope scope(*res_.ledger, TimeKind::kCheck);
+  const int m_slice = call.plan->groups[unit].m_slice;
+  const TileContext context = call.context(m_slice);
   step.gradient_checks[unit] =
-      weight_gradient_checks(call.context, *res_.random, call.plan->rounds_weight_gradient);
+      weight_gradient_checks(context, *res_.random, call.plan->rounds_weight_gradient);
   step.gradient_checks_used[unit] = false;
   for (const int tile : call.plan->groups[unit].tiles) {
-    encode_input(call.context, call.input, step.rows[call.plan->tiles[tile].p_slice], nullptr,
-                 nullptr, &step.gradient_checks[unit], &step.projections[tile], nullptr);
+    encode_input(context, call.input_of(m_slice), step.rows[call.plan->tiles[tile].p_slice],
+                 nullptr, nullptr, &step.gradient_checks[unit], &step.projections[tile], nullptr);
   }
 }
 
@@ -438,7 +548,8 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
   const std::uint32_t generation = call.generation[unit];
   const GradientGroup& group = call.plan->groups[unit];
   const Slice& slice = call.plan->m_slices[group.m_slice];
-  const AxisKey& m_key = call.step->keys.m[group.m_slice];
+  const AxisKey& m_key = call.m_key(group.m_slice);
+  const TileContext context = call.context(group.m_slice);
   OperatorStep& step = *call.step;
   const bool wants_weights = !call.weight_done[unit];
   const int weight_rounds = call.plan->rounds_weight_gradient;
@@ -455,8 +566,9 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
   if (call.d_input != nullptr) {
     const TimeScope scope(*res_.ledger, TimeKind::kCheck);
     call.input_checks[unit] = input_gradient_checks(
-        call.context, *res_.random, call.plan->rounds_input_gradient, call.weights, slice);
+        context, *res_.random, call.plan->rounds_input_gradient, call.weights(group.m_slice));
   }
+  const std::vector<Columns> d_output = call.d_output(group.m_slice);
   const std::uint64_t sum_id = res_.dispatcher->next_id();
   for (std::size_t i = 0; i < group.tiles.size(); ++i) {
     const int tile_index = group.tiles[i];
@@ -482,7 +594,7 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
     }
     {
       const TimeScope scope(*res_.ledger, TimeKind::kEncode);
-      encode_gradient(call.context, call.d_output, rows, slice, m_key,
+      encode_gradient(context, d_output, rows, m_key,
                       wants_input ? &call.input_checks[unit] : nullptr, &call.expected[tile_index],
                       wants_weights ? &step.projections[tile_index] : nullptr, weight_rounds,
                       &call.weight_expected[unit], slot->data);
@@ -498,7 +610,7 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
       task.b = step.weight_id[tile.m_slice][worker];
       task.flags = kReturn;
       task.rows = put.rows;
-      task.cols = static_cast<std::uint32_t>(call.context.geometry->n());
+      task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
       const std::optional<Slot> reply = res_.dispatcher->reserve(task.reply_bytes());
       if (!reply) return false;
       if (moved_on()) {
@@ -518,7 +630,7 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
       task.result = sum_id;
       task.flags = kTransposeA | (i > 0 ? kAccumulate : 0U) | (last ? kReturn : kKeep);
       task.rows = static_cast<std::uint32_t>(slice.size());
-      task.cols = static_cast<std::uint32_t>(call.context.geometry->n());
+      task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
       std::optional<Slot> reply;
       if (last) {
         reply = res_.dispatcher->reserve(task.reply_bytes());
@@ -554,32 +666,34 @@ void OffloadEngine::do_inside(Call& call, int unit) {
 
 void OffloadEngine::compute_output_inside(Call& call, int unit) {
   const Tile& tile = call.plan->tiles[unit];
-  compute_output(call.context, call.input, call.weights, call.step->rows[tile.p_slice],
-                 call.slice_of(tile), call.bias, call.output,
-                 call.wants_moments ? &call.moments[unit] : nullptr);
+  compute_output(call.context(tile.m_slice), call.input_of(tile.m_slice),
+                 call.weights(tile.m_slice), call.step->rows[tile.p_slice],
+                 call.output(tile.m_slice), call.wants_moments ? &call.moments[unit] : nullptr);
 }
 
 void OffloadEngine::compute_gradients_inside(Call& call, int unit) {
   const GradientGroup& group = call.plan->groups[unit];
-  const Slice& slice = call.plan->m_slices[group.m_slice];
-  const auto n = static_cast<std::size_t>(call.context.geometry->n());
-  AlignedBuffer<float> sum(call.weight_done[unit] ? 0 : slice.size() * n);
+  const TileContext context = call.context(group.m_slice);
+  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const WeightRows weights = call.weights(group.m_slice);
+  const std::vector<Columns> d_output = call.d_output(group.m_slice);
+  AlignedBuffer<float> sum(call.weight_done[unit] ? 0 : weights.size() * n);
   for (const int tile_index : group.tiles) {
     const TileRows& rows = call.step->rows[call.plan->tiles[tile_index].p_slice];
     if (!call.input_done[tile_index]) {
-      compute_input_gradient(call.context, call.d_output, call.weights, rows, slice,
-                             call.input_applied[tile_index], call.d_input);
+      compute_input_gradient(context, d_output, weights, rows, call.input_applied[tile_index],
+                             call.d_input_of(group.m_slice));
       call.input_done[tile_index] = true;
     }
     if (!call.weight_done[unit]) {
-      compute_weight_gradient(call.context, call.input, call.d_output, rows, slice, sum.data());
+      compute_weight_gradient(context, call.input_of(group.m_slice), d_output, rows, sum.data());
     }
   }
   if (call.weight_done[unit]) return;
-  for (std::int64_t a = 0; a < slice.size(); ++a) {
+  const std::vector<float*> d_weights = call.d_weights(group.m_slice);
+  for (std::size_t a = 0; a < d_weights.size(); ++a) {
     if (call.weight_applied[unit][a] != 0) continue;
-    float* to = call.d_weights + (slice.begin + a) * n;
-    for (std::size_t j = 0; j < n; ++j) to[j] += sum[a * n + j];
+    for (std::size_t j = 0; j < n; ++j) d_weights[a][j] += sum[a * n + j];
   }
   call.weight_done[unit] = true;
 }
@@ -668,11 +782,11 @@ void OffloadEngine::finish_output(Call& call, int unit, const Slot& reply, int w
   bool passed = false;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kDecode);
-    passed = decode_output(call.context, reply.data, call.step->rows[tile.p_slice],
-                           call.slice_of(tile), call.step->keys.m[tile.m_slice],
-                           call.forward_checks[unit], call.expected[unit], call.bias, call.output,
-                           call.wants_moments ? &call.moments[unit] : nullptr,
-                           tallies_[call.plan->op.index].forward);
+    passed =
+        decode_output(call.context(tile.m_slice), reply.data, call.step->rows[tile.p_slice],
+                      call.m_key(tile.m_slice), call.forward_checks[unit], call.expected[unit],
+                      call.output(tile.m_slice), call.wants_moments ? &call.moments[unit] : nullptr,
+                      tallies_[call.plan->op.index].forward);
   }
   if (!passed && !call.expected[unit].is_finite()) return do_inside(call, unit);
   if (passed) call.state[unit] = Call::Unit::kDone;
@@ -685,10 +799,11 @@ void OffloadEngine::finish_input_gradient(Call& call, int unit, int tile_index, 
   bool passed = false;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kDecode);
-    passed = decode_input_gradient(call.context, reply.data, call.step->rows[tile.p_slice],
-                                   call.slice_of(tile), call.input_checks[unit],
-                                   call.expected[tile_index], call.input_applied[tile_index],
-                                   call.d_input, tallies_[call.plan->op.index].input_gradient);
+    passed = decode_input_gradient(
+        call.context(tile.m_slice), reply.data, call.step->rows[tile.p_slice],
+        call.plan->m_slices[tile.m_slice].size(), call.input_checks[unit],
+        call.expected[tile_index], call.input_applied[tile_index], call.d_input_of(tile.m_slice),
+        tallies_[call.plan->op.index].input_gradient);
   }
   if (!passed && !call.expected[tile_index].is_finite()) return do_inside(call, unit);
   if (passed) call.input_done[tile_index] = true;
@@ -710,10 +825,10 @@ void OffloadEngine::finish_weight_gradient(Call& call, int unit, const Slot& rep
   {
     const TimeScope scope(*res_.ledger, TimeKind::kDecode);
     passed =
-        decode_weight_gradient(call.context, reply.data, call.plan->m_slices[group.m_slice],
-                               call.step->keys.m[group.m_slice], call.step->gradient_checks[unit],
-                               call.weight_expected[unit], inner, call.weight_applied[unit],
-                               call.d_weights, tallies_[call.plan->op.index].weight_gradient);
+        decode_weight_gradient(call.context(group.m_slice), reply.data, call.m_key(group.m_slice),
+                               call.step->gradient_checks[unit], call.weight_expected[unit], inner,
+                               call.weight_applied[unit], call.d_weights(group.m_slice),
+                               tallies_[call.plan->op.index].weight_gradient);
   }
   if (!passed && !call.weight_expected[unit].is_finite()) return do_inside(call, unit);
   if (passed) call.weight_done[unit] = true;

@@ -2,7 +2,9 @@
 // The LinearEngine that sends products to untrusted workers. Runs exactly one Plan.
 //
 // Life of an operator in a training step: forward draws its keys, leaves W' and X' resident on the
-// workers and takes Z' back; backward sends D' only, takes one dW' a group and one dX' a tile.
+// workers and takes Z' back; backward sends D' only, takes one dW' a group and one dX' a tile. A
+// stack of layers does so once for all of them; of products of activations, each instance has keys,
+// tiles and groups of its own.
 // A worker that is lost or returns a wrong result is retired for the rest of the job; its tiles are
 // encoded again under the same keys (hence byte for byte the same), checked with new vectors, and
 // go to the next worker, or are done in the enclave when there is none. A row of a result changes
@@ -50,12 +52,14 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   OffloadEngine(Plan plan, const EngineOptions& options, const EngineResources& resources);
   ~OffloadEngine() override;
 
+  bool takes(const LinearOp& op) const override {
+    return !op.of_activations || plan_.ops[op.index].offloaded;
+  }
   Status begin_step(StepMode mode) override;
-  Status forward(const LinearOp& op, const float* input, const float* weights, const float* bias,
-                 float* output, ColumnMoments* moments) override;
-  Status backward(const LinearOp& op, const float* input, const float* weights,
-                  const float* d_output, float* d_weights, float* d_input,
-                  bool accumulate_input) override;
+  Status forward(const LinearOp& op, const float* input,
+                 const std::vector<ForwardPart>& parts) override;
+  Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
+                  float* d_input, bool accumulate_input) override;
   Status end_step() override;
 
   const Plan& plan() const { return plan_; }
@@ -77,6 +81,7 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   void fail_worker(Call& call, int worker, EngineEvent::Kind kind, const std::string& detail);
 
   Status run(Call& call);
+  static void deliver_moments(const Call& call);
   // False when workers cannot be used (any more): do it inside.
   bool issue_output(Call& call, int unit, int worker);
   bool issue_gradients(Call& call, int unit, int worker);
@@ -86,6 +91,7 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   bool ensure_weights(Call& call, int m_slice, int worker);
   bool ensure_input(Call& call, int tile, int worker);
   void refresh_projections(Call& call, int unit);
+  void draw_operator_keys(const OpPlan& plan, OperatorStep& step);
 
   bool keeps_weights() const { return options_.reuses_keys && mode_ == StepMode::kInference; }
   void drop(const std::vector<std::vector<std::uint64_t>>& ids);  // [slice][worker]

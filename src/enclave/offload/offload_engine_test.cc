@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <set>
 #include <string>
@@ -15,11 +16,6 @@ namespace tempo {
 namespace {
 
 constexpr std::uint64_t kSharedBytes = std::uint64_t{16} << 20;
-
-struct Case {
-  std::string name;
-  ConvGeometry geometry;
-};
 
 ConvGeometry conv(int batch, int hw, int in_c, int out_c, int kernel, int stride, int pad) {
   ConvGeometry g;
@@ -42,20 +38,69 @@ ConvGeometry fully_connected(int batch, int in, int out) {
   return g;
 }
 
-// Everything that one operator reads and writes in one training step.
+// An operator: one layer, several that share their input, or products of two activations.
+struct Layer {
+  ConvGeometry geometry;
+  std::vector<std::int64_t> parts;  // out-features of each
+  std::int64_t instances = 0;       // of products; 0: a layer
+
+  Layer(const ConvGeometry& g) : geometry(g), parts{g.out_c} {}  // NOLINT: a geometry is a layer
+  Layer(const ConvGeometry& g, std::vector<std::int64_t> features)
+      : geometry(g), parts(std::move(features)) {
+    geometry.out_c = std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
+  }
+  std::int64_t copies() const { return std::max<std::int64_t>(instances, 1); }
+  static Layer product(std::int64_t instances, int p, int n, int m) {
+    Layer layer(fully_connected(p, n, m));
+    layer.instances = instances;
+    return layer;
+  }
+};
+
+// Everything that one operator reads and writes in one training step; parts lie one after the
+// other.
 struct Tensors {
   std::vector<float> input, weights, bias, d_output;
   std::vector<float> output, d_weights, d_input;
-  ColumnMoments moments;
+  std::vector<ColumnMoments> moments;
+  Layer layer;
 
-  explicit Tensors(const ConvGeometry& g, unsigned seed = 1)
-      : input(g.input_elements()),
-        weights(g.m() * g.n()),
+  explicit Tensors(const Layer& l, unsigned seed = 1) : Tensors(l, l.geometry, seed) {}
+
+  std::vector<ForwardPart> forward_parts() {
+    if (layer.instances > 0) return {{weights.data(), nullptr, output.data()}};
+    std::vector<ForwardPart> parts;
+    std::int64_t first = 0;
+    for (std::size_t k = 0; k < layer.parts.size(); ++k) {
+      parts.push_back({weights.data() + first * layer.geometry.n(), bias.data() + first,
+                       output.data() + first * layer.geometry.p(), &moments[k]});
+      first += layer.parts[k];
+    }
+    return parts;
+  }
+  std::vector<BackwardPart> backward_parts() {
+    std::vector<BackwardPart> parts;
+    std::int64_t first = 0;
+    for (const std::int64_t features : layer.parts) {
+      parts.push_back({weights.data() + first * layer.geometry.n(),
+                       d_output.data() + first * layer.geometry.p(),
+                       d_weights.data() + first * layer.geometry.n()});
+      first += features;
+    }
+    return parts;
+  }
+
+ private:
+  Tensors(const Layer& l, const ConvGeometry& g, unsigned seed)
+      : input(l.copies() * g.input_elements()),
+        weights(l.copies() * g.m() * g.n()),
         bias(g.m()),
-        d_output(g.p() * g.m()),
-        output(g.p() * g.m()),
-        d_weights(g.m() * g.n()),
-        d_input(g.input_elements(), 0.25F) {
+        d_output(l.copies() * g.p() * g.m()),
+        output(l.copies() * g.p() * g.m()),
+        d_weights(l.copies() * g.m() * g.n()),
+        d_input(l.copies() * g.input_elements(), 0.25F),
+        moments(l.parts.size()),
+        layer(l) {
     std::mt19937 rng(seed);
     std::normal_distribution<float> normal;
     for (auto& x : input) x = std::max(0.0F, normal(rng));  // as after a rectifier
@@ -67,7 +112,7 @@ struct Tensors {
 
 class Job {
  public:
-  Job(const std::vector<ConvGeometry>& geometries, Scheme scheme, FakeLink& link,
+  Job(const std::vector<Layer>& geometries, Scheme scheme, FakeLink& link,
       TamperPolicy on_tamper = TamperPolicy::kContinue, int stall_timeout_ms = 2000,
       bool needs_weight_gradient = true, bool needs_input_gradient = true, bool reuses_keys = false)
       : pool_(2), local_(pool_, ledger_), dispatcher_(link, stats_, ledger_, stall_timeout_ms) {
@@ -83,7 +128,13 @@ class Job {
       LinearOp op;
       op.index = static_cast<int>(i);
       op.name = "operator" + std::to_string(i);
-      op.geometry = geometries[i];
+      op.geometry = geometries[i].geometry;
+      op.instances = geometries[i].copies();
+      op.of_activations = geometries[i].instances > 0;
+      for (std::size_t k = 0; k < geometries[i].parts.size() && geometries[i].parts.size() > 1;
+           ++k) {
+        op.parts.push_back({"part" + std::to_string(k), geometries[i].parts[k]});
+      }
       op.needs_weight_gradient = needs_weight_gradient;
       op.needs_input_gradient = needs_input_gradient;
       ops_.push_back(op);
@@ -104,42 +155,47 @@ class Job {
     TEMPO_RETURN_IF_ERROR(engine_->begin_step(StepMode::kTraining));
     for (std::size_t i = 0; i < ops_.size(); ++i) {
       Tensors& t = tensors[i];
-      TEMPO_RETURN_IF_ERROR(engine_->forward(ops_[i], t.input.data(), t.weights.data(),
-                                             t.bias.data(), t.output.data(), &t.moments));
+      TEMPO_RETURN_IF_ERROR(engine_->forward(ops_[i], t.input.data(), t.forward_parts()));
     }
     for (std::size_t i = ops_.size(); i-- > 0;) {
       Tensors& t = tensors[i];
-      TEMPO_RETURN_IF_ERROR(engine_->backward(ops_[i], t.input.data(), t.weights.data(),
-                                              t.d_output.data(), t.d_weights.data(),
+      TEMPO_RETURN_IF_ERROR(engine_->backward(ops_[i], t.input.data(), t.backward_parts(),
                                               t.d_input.data(), accumulate));
     }
     return engine_->end_step();
   }
 
-  // The same step by the local engine.
+  // The same step by the local engine, instance by instance.
   void reference_step(std::vector<Tensors>& tensors, bool accumulate = false) {
     ASSERT_TRUE(local_.begin_step(StepMode::kTraining).ok());
     for (std::size_t i = 0; i < ops_.size(); ++i) {
       Tensors& t = tensors[i];
-      ASSERT_TRUE(local_
-                      .forward(ops_[i], t.input.data(), t.weights.data(), t.bias.data(),
-                               t.output.data(), &t.moments)
-                      .ok());
-    }
-    for (std::size_t i = ops_.size(); i-- > 0;) {
-      Tensors& t = tensors[i];
-      ASSERT_TRUE(local_
-                      .backward(ops_[i], t.input.data(), t.weights.data(), t.d_output.data(),
-                                t.d_weights.data(), t.d_input.data(), accumulate)
-                      .ok());
+      LinearOp op = ops_[i];
+      op.of_activations = false;
+      const ConvGeometry& g = op.geometry;
+      for (std::int64_t k = 0; k < ops_[i].instances; ++k) {
+        const std::int64_t weights = k * g.m() * g.n();
+        const std::int64_t outputs = k * g.p() * g.m();
+        std::vector<ForwardPart> forward = t.forward_parts();
+        std::vector<BackwardPart> backward = t.backward_parts();
+        for (std::size_t part = 0; part < forward.size(); ++part) {
+          forward[part].weights += weights;
+          forward[part].output += outputs;
+          backward[part].weights += weights;
+          backward[part].d_output += outputs;
+          backward[part].d_weights += weights;
+        }
+        const float* input = t.input.data() + k * g.input_elements();
+        float* d_input = t.d_input.data() + k * g.input_elements();
+        ASSERT_TRUE(local_.forward(op, input, forward).ok());
+        ASSERT_TRUE(local_.backward(op, input, backward, d_input, accumulate).ok());
+      }
     }
     ASSERT_TRUE(local_.end_step().ok());
   }
 
   void reference_forward(std::size_t i, Tensors& t) {
-    ASSERT_TRUE(
-        local_.forward(ops_[i], t.input.data(), t.weights.data(), nullptr, t.output.data(), nullptr)
-            .ok());
+    ASSERT_TRUE(local_.forward(ops_[i], t.input.data(), t.forward_parts()).ok());
   }
 
   EngineStats& stats() { return stats_; }
@@ -175,16 +231,20 @@ void expect_same(const Tensors& got, const Tensors& want, const std::string& nam
   EXPECT_LT(relative_error(got.output, want.output), kTolerance) << name << " output";
   EXPECT_LT(relative_error(got.d_weights, want.d_weights), kTolerance) << name << " d_weights";
   EXPECT_LT(relative_error(got.d_input, want.d_input), kTolerance) << name << " d_input";
-  ASSERT_EQ(got.moments.count, want.moments.count) << name;
-  for (std::size_t j = 0; j < want.moments.mean.size(); ++j) {
-    const double deviation =
-        std::sqrt(want.moments.m2[j] / static_cast<double>(want.moments.count));
-    EXPECT_NEAR(got.moments.mean[j], want.moments.mean[j], 1e-5 * deviation + 1e-6) << name;
-    EXPECT_NEAR(got.moments.m2[j], want.moments.m2[j], 1e-5 * want.moments.m2[j] + 1e-12) << name;
+  ASSERT_EQ(got.moments.size(), want.moments.size()) << name;
+  for (std::size_t k = 0; k < want.moments.size(); ++k) {
+    const ColumnMoments& moments = want.moments[k];
+    ASSERT_EQ(got.moments[k].count, moments.count) << name;
+    ASSERT_EQ(got.moments[k].mean.size(), moments.mean.size()) << name;
+    for (std::size_t j = 0; j < moments.mean.size(); ++j) {
+      const double deviation = std::sqrt(moments.m2[j] / static_cast<double>(moments.count));
+      EXPECT_NEAR(got.moments[k].mean[j], moments.mean[j], 1e-5 * deviation + 1e-6) << name;
+      EXPECT_NEAR(got.moments[k].m2[j], moments.m2[j], 1e-5 * moments.m2[j] + 1e-12) << name;
+    }
   }
 }
 
-std::vector<ConvGeometry> all_geometries() {
+std::vector<Layer> all_geometries() {
   ConvGeometry dilated = conv(2, 9, 4, 8, 3, 1, 2);
   dilated.dilation_h = dilated.dilation_w = 2;
   ConvGeometry lopsided = conv(3, 7, 5, 6, 3, 2, 1);
@@ -200,7 +260,14 @@ std::vector<ConvGeometry> all_geometries() {
           lopsided,
           fully_connected(32, 100, 70),
           fully_connected(5, 33, 10),
-          fully_connected(1, 17, 64)};
+          fully_connected(1, 17, 64),
+          {fully_connected(48, 40, 0), {64, 64, 64}},  // two workers cut the middle one
+          {fully_connected(20, 33, 0), {5, 1, 30, 4}},
+          {conv(4, 8, 16, 0, 1, 1, 0), {8, 32}},
+          {conv(3, 9, 6, 0, 3, 2, 1), {7, 12}},
+          Layer::product(6, 65, 16, 65),
+          Layer::product(5, 65, 65, 16),
+          Layer::product(1, 33, 20, 7)};
 }
 
 class EveryScheme : public testing::TestWithParam<std::tuple<Scheme, int>> {};
@@ -244,17 +311,21 @@ INSTANTIATE_TEST_SUITE_P(Schemes, EveryScheme,
                                           testing::Values(1, 2, 3)));
 
 TEST(OffloadEngine, InferenceLeavesNothingBehind) {
-  const std::vector<ConvGeometry> geometries{conv(4, 8, 8, 16, 3, 1, 1),
-                                             fully_connected(4, 64, 48)};
+  const std::vector<Layer> geometries{conv(4, 8, 8, 16, 3, 1, 1),
+                                      fully_connected(4, 64, 48),
+                                      {fully_connected(4, 64, 0), {20, 40}},
+                                      Layer::product(3, 20, 12, 17)};
   FakeLink link(2, kSharedBytes);
   Job job(geometries, Scheme::kTempo, link);
   std::vector<Tensors> tensors(geometries.begin(), geometries.end());
+  std::vector<Tensors> want(geometries.begin(), geometries.end());
+  job.reference_step(want);
   ASSERT_TRUE(job.engine().begin_step(StepMode::kInference).ok());
   for (std::size_t i = 0; i < geometries.size(); ++i) {
     ASSERT_TRUE(job.engine()
-                    .forward(job.ops()[i], tensors[i].input.data(), tensors[i].weights.data(),
-                             nullptr, tensors[i].output.data(), nullptr)
+                    .forward(job.ops()[i], tensors[i].input.data(), tensors[i].forward_parts())
                     .ok());
+    EXPECT_LT(relative_error(tensors[i].output, want[i].output), kTolerance);
   }
   ASSERT_TRUE(job.engine().end_step().ok());
   EXPECT_EQ(link.resident(0) + link.resident(1), 0U);
@@ -262,9 +333,9 @@ TEST(OffloadEngine, InferenceLeavesNothingBehind) {
 
 // ---- --insecure-key-reuse ----------------------------------------------------------------------
 
-const std::vector<ConvGeometry>& inferred_geometries() {
-  static const std::vector<ConvGeometry> geometries{conv(4, 8, 8, 20, 3, 1, 1),
-                                                    fully_connected(4, 64, 48)};
+const std::vector<Layer>& inferred_geometries() {
+  static const std::vector<Layer> geometries{conv(4, 8, 8, 20, 3, 1, 1),
+                                             fully_connected(4, 64, 48)};
   return geometries;
 }
 
@@ -289,10 +360,7 @@ Inference infer_three_batches(FakeLink& link, bool reuses_keys) {
         Tensors got(geometries[i], 100 + batch);
         got.weights = model[i].weights;
         Tensors want = got;
-        EXPECT_TRUE(job.engine()
-                        .forward(job.ops()[i], got.input.data(), got.weights.data(), nullptr,
-                                 got.output.data(), nullptr)
-                        .ok());
+        EXPECT_TRUE(job.engine().forward(job.ops()[i], got.input.data(), got.forward_parts()).ok());
         job.reference_forward(i, want);
         EXPECT_LT(relative_error(got.output, want.output), kTolerance) << "batch " << batch;
       }
@@ -349,7 +417,7 @@ TEST(KeyReuse, SendsTheSameBytesAfterALoss) {
 
 // The flag is for predictions alone.
 TEST(KeyReuse, NeverHappensInTraining) {
-  const std::vector<ConvGeometry> geometries{fully_connected(4, 64, 48)};
+  const std::vector<Layer> geometries{fully_connected(4, 64, 48)};
   FakeLink link(1, kSharedBytes);
   link.record = true;
   Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, true, true, true);
@@ -375,8 +443,10 @@ std::size_t distinct_payloads(const FakeLink& link) {
 // sent again is byte for byte what was sent before: two encodings of one operand would be more than
 // an undisturbed step shows.
 TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
-  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1),
-                                             fully_connected(16, 60, 40)};
+  const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 1, 1),
+                                      fully_connected(16, 60, 40),
+                                      {fully_connected(16, 30, 0), {20, 12, 16}},
+                                      Layer::product(3, 20, 12, 17)};
   std::vector<Tensors> want(geometries.begin(), geometries.end());
   int tasks = 0;
   std::size_t payloads = 0;
@@ -410,7 +480,7 @@ TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
 // All tiles of a slice are judged with the same vectors. After a refusal, what the workers have not
 // been told of yet is multiplied again and judged with new ones.
 TEST(OffloadEngine, ARefusalRetiresTheVectorsOfItsSlice) {
-  const std::vector<ConvGeometry> geometries{conv(8, 12, 8, 16, 3, 1, 1)};
+  const std::vector<Layer> geometries{conv(8, 12, 8, 16, 3, 1, 1)};
   FakeLink link(3, kSharedBytes);
   link.is_lazy = true;  // every tile is issued before the first verdict
   int forward = 0;
@@ -435,7 +505,7 @@ TEST(OffloadEngine, ARefusalRetiresTheVectorsOfItsSlice) {
 
 // An off-loader that takes tasks and never completes one: its queue stays full for good.
 TEST(OffloadEngine, GoesOnAloneWhenTheQueueIsNeverServed) {
-  const std::vector<ConvGeometry> geometries{conv(32, 12, 8, 16, 3, 1, 1)};
+  const std::vector<Layer> geometries{conv(32, 12, 8, 16, 3, 1, 1)};
   FakeLink link(3, kSharedBytes);
   link.silent = true;
   Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 200);
@@ -450,7 +520,7 @@ TEST(OffloadEngine, GoesOnAloneWhenTheQueueIsNeverServed) {
 
 // Operands so large that their sums overflow say nothing about the worker.
 TEST(OffloadEngine, DoesInsideWhatNoCheckCanWeigh) {
-  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
+  const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
   FakeLink link(2, kSharedBytes);
   Job job(geometries, Scheme::kTempo, link);
   std::vector<Tensors> tensors(geometries.begin(), geometries.end());
@@ -462,16 +532,13 @@ TEST(OffloadEngine, DoesInsideWhatNoCheckCanWeigh) {
 }
 
 TEST(OffloadEngine, LeavesNothingBehindOfAnOperatorWithoutBackward) {
-  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
+  const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
   FakeLink link(2, kSharedBytes);
   Job job(geometries, Scheme::kTempo, link);
   std::vector<Tensors> tensors(geometries.begin(), geometries.end());
   Tensors& t = tensors[0];
   ASSERT_TRUE(job.engine().begin_step(StepMode::kTraining).ok());
-  ASSERT_TRUE(job.engine()
-                  .forward(job.ops()[0], t.input.data(), t.weights.data(), t.bias.data(),
-                           t.output.data(), nullptr)
-                  .ok());
+  ASSERT_TRUE(job.engine().forward(job.ops()[0], t.input.data(), t.forward_parts()).ok());
   EXPECT_GT(link.resident(0) + link.resident(1), 0U);
   ASSERT_TRUE(job.engine().end_step().ok());
   EXPECT_EQ(link.resident(0) + link.resident(1), 0U);
@@ -493,15 +560,13 @@ TEST(OffloadEngine, SendsNoProductsForFrozenWeights) {
     Tensors t(g);
     Tensors want(g);
     ASSERT_TRUE(job.engine().begin_step(StepMode::kTraining).ok());
-    ASSERT_TRUE(
-        job.engine()
-            .forward(op, t.input.data(), t.weights.data(), t.bias.data(), t.output.data(), nullptr)
-            .ok());
+    ASSERT_TRUE(job.engine().forward(op, t.input.data(), t.forward_parts()).ok());
     EXPECT_EQ(link.resident(0) + link.resident(1) > 0, needs_input);
     if (needs_input) {
       ASSERT_TRUE(job.engine()
-                      .backward(op, t.input.data(), t.weights.data(), t.d_output.data(), nullptr,
-                                t.d_input.data(), false)
+                      .backward(op, t.input.data(),
+                                {{t.weights.data(), t.d_output.data(), nullptr}}, t.d_input.data(),
+                                false)
                       .ok());
       std::vector<Tensors> reference{want};
       job.reference_step(reference);
@@ -515,8 +580,9 @@ TEST(OffloadEngine, SendsNoProductsForFrozenWeights) {
 }
 
 TEST(OffloadEngine, GoesOnAloneWithoutWorkers) {
-  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 2, 1),
-                                             fully_connected(16, 60, 40)};
+  const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 2, 1),
+                                      fully_connected(16, 60, 40),
+                                      {conv(3, 9, 6, 0, 3, 2, 1), {7, 12}}};
   for (const int last_task : {1, 2, 5, 9, 14}) {
     FakeLink link(2, kSharedBytes);
     int seen = 0;
@@ -533,7 +599,7 @@ TEST(OffloadEngine, GoesOnAloneWithoutWorkers) {
 }
 
 TEST(OffloadEngine, GoesOnAloneWithoutOffLoader) {
-  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
+  const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 1, 1)};
   FakeLink link(2, kSharedBytes);
   int seen = 0;
   link.loses_worker = [&](const Task&) {
@@ -550,10 +616,33 @@ TEST(OffloadEngine, GoesOnAloneWithoutOffLoader) {
   EXPECT_EQ(job.stats().events[0].worker, -1);
 }
 
+// What stacking is for: X' goes out once and dX' comes back once for all parts.
+TEST(OffloadEngine, SendsTheInputOfAStackOnce) {
+  const ConvGeometry one = fully_connected(64, 48, 32);
+  const std::int64_t x = one.p() * one.n() * 4;
+  const auto traffic = [](const std::vector<Layer>& layers) {
+    FakeLink link(1, kSharedBytes);
+    Job job(layers, Scheme::kTempo, link);
+    std::vector<Tensors> tensors(layers.begin(), layers.end());
+    EXPECT_TRUE(job.step(tensors).ok());
+    EXPECT_EQ(job.stats().bytes_to_workers, job.engine().plan().bytes_to_workers);
+    EXPECT_EQ(job.stats().bytes_from_workers, job.engine().plan().bytes_from_workers);
+    EXPECT_EQ(job.stats().checks_done, static_cast<std::uint64_t>(job.engine().plan().products));
+    return job.stats();
+  };
+  const EngineStats apart = traffic({one, one, one});
+  const EngineStats stacked = traffic({{one, {32, 32, 32}}});
+  EXPECT_EQ(stacked.bytes_to_workers + 2 * x, apart.bytes_to_workers);
+  EXPECT_EQ(stacked.bytes_from_workers + 2 * x, apart.bytes_from_workers);
+  EXPECT_EQ(3 * stacked.checks_done, apart.checks_done);
+}
+
 // One element of one product is off by 1 % of its column's rms; every product of a step in turn.
 TEST(OffloadEngine, CatchesACheatInEveryProduct) {
-  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1),
-                                             fully_connected(16, 60, 40)};
+  const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 1, 1),
+                                      fully_connected(16, 60, 40),
+                                      {fully_connected(16, 30, 0), {20, 12, 16}},
+                                      Layer::product(3, 20, 12, 17)};
   std::vector<Tensors> want(geometries.begin(), geometries.end());
   int products = 0;
   {
@@ -593,7 +682,7 @@ TEST(OffloadEngine, CatchesACheatInEveryProduct) {
 }
 
 TEST(OffloadEngine, RefusesNaN) {
-  const std::vector<ConvGeometry> geometries{conv(2, 8, 8, 16, 3, 1, 1)};
+  const std::vector<Layer> geometries{conv(2, 8, 8, 16, 3, 1, 1)};
   FakeLink link(2, kSharedBytes);
   bool done = false;
   link.after_multiply = [&](const Task&, std::vector<float>& out) {
@@ -609,7 +698,7 @@ TEST(OffloadEngine, RefusesNaN) {
 }
 
 TEST(OffloadEngine, AbortsOnTamperWhenAsked) {
-  const std::vector<ConvGeometry> geometries{conv(2, 8, 8, 16, 3, 1, 1)};
+  const std::vector<Layer> geometries{conv(2, 8, 8, 16, 3, 1, 1)};
   FakeLink link(2, kSharedBytes);
   link.after_multiply = [](const Task&, std::vector<float>& out) { out[0] += 1000.0F; };
   Job job(geometries, Scheme::kTempo, link, TamperPolicy::kAbort);
@@ -630,8 +719,7 @@ std::set<float> values_of(const std::vector<float>& values) {
 }
 
 TEST(WhatLeaves, NoOperandOrBiasInClearUnderTempo) {
-  const std::vector<ConvGeometry> geometries{conv(4, 12, 8, 16, 3, 1, 1),
-                                             fully_connected(16, 60, 40)};
+  const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 1, 1), fully_connected(16, 60, 40)};
   for (const Scheme scheme : {Scheme::kTempo, Scheme::kPlain}) {
     FakeLink link(2, kSharedBytes);
     link.record = true;
@@ -692,7 +780,7 @@ void add_if_new(const std::vector<float>& key, std::vector<std::vector<float>>& 
 // Inputs of ones show the keys: X'(i,j) = c_n(j) / c_p(i).
 TEST(WhatLeaves, KeysDifferBetweenStepsLayersAndTiles) {
   const ConvGeometry g = conv(4, 12, 64, 16, 1, 1, 0);
-  const std::vector<ConvGeometry> geometries{g, g};
+  const std::vector<Layer> geometries{g, g};
   FakeLink link(2, kSharedBytes);
   link.record = true;
   Job job(geometries, Scheme::kTempo, link);
@@ -724,8 +812,42 @@ TEST(WhatLeaves, KeysDifferBetweenStepsLayersAndTiles) {
   EXPECT_EQ(row_keys.size(), tiles);
 }
 
+// Heads and samples share nothing: not even the keys of the axis that they have in common.
+TEST(WhatLeaves, EveryInstanceHasKeysOfItsOwn) {
+  const std::vector<Layer> layers{Layer::product(6, 40, 64, 48)};
+  FakeLink link(2, kSharedBytes);
+  link.record = true;
+  Job job(layers, Scheme::kTempo, link);
+  std::vector<Tensors> tensors(layers.begin(), layers.end());
+  // Operands of ones show the keys: X'(i,j) = c_n(j) / c_p(i), W'(i,j) = c_m(i) / c_n(j).
+  for (Tensors& t : tensors) {
+    std::fill(t.input.begin(), t.input.end(), 1.0F);
+    std::fill(t.weights.begin(), t.weights.end(), 1.0F);
+  }
+  ASSERT_TRUE(job.step(tensors).ok());
+  std::vector<std::vector<float>> n_keys, p_keys, m_keys;
+  for (const FakeLink::Received& received : link.received) {
+    const Task& task = received.task;
+    if (task.cols != 64) continue;  // D'
+    const bool is_input = task.rows == 40;
+    std::vector<float> columns, rows;
+    for (std::uint32_t j = 0; j < task.cols; ++j) {
+      const float entry = received.payload[j] / received.payload[0];
+      columns.push_back(is_input ? entry : 1 / entry);
+    }
+    for (std::uint32_t i = 0; i < task.rows; ++i) {
+      rows.push_back(received.payload[std::size_t{i} * task.cols] / received.payload[0]);
+    }
+    if (is_input) add_if_new(columns, n_keys);
+    add_if_new(rows, is_input ? p_keys : m_keys);
+  }
+  EXPECT_EQ(n_keys.size(), 6U);
+  EXPECT_EQ(p_keys.size(), 6U);
+  EXPECT_EQ(m_keys.size(), 6U);
+}
+
 TEST(WhatLeaves, EqualOperandsUnderFreshKeysAreUncorrelated) {
-  const std::vector<ConvGeometry> geometries{conv(8, 12, 32, 256, 3, 1, 1)};
+  const std::vector<Layer> geometries{conv(8, 12, 32, 256, 3, 1, 1)};
   FakeLink link(1, kSharedBytes);
   link.record = true;
   Job job(geometries, Scheme::kTempo, link);

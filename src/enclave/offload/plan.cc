@@ -1,6 +1,7 @@
 #include "enclave/offload/plan.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <string>
 
@@ -11,6 +12,8 @@ namespace {
 
 constexpr std::int64_t kMinTileRows = 64;
 constexpr std::int64_t kMinSliceFeatures = 16;  // tensor-parallel slices are not worth less
+// Products of activations in one plan: bounds the plan, and what a worker has to keep apart.
+constexpr std::int64_t kMaxInstances = std::int64_t{1} << 18;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -36,7 +39,8 @@ std::int64_t parts_within(std::int64_t rows, std::int64_t width, std::uint64_t b
 void cut_into_tiles(const PlanOptions& options, OpPlan& plan) {
   const ConvGeometry& g = plan.op.geometry;
   const auto workers = static_cast<std::int64_t>(std::max<std::size_t>(options.workers.size(), 1));
-  const bool tensor_parallel = g.is_fully_connected();
+  const bool instance_parallel = plan.op.of_activations;
+  const bool tensor_parallel = g.is_fully_connected() && !instance_parallel;
 
   // W' and dW' are m_slice x n; X' and dX' are p_slice x n; Z' and D' are p_slice x m_slice.
   std::int64_t m_parts = parts_within(g.m(), g.n(), options.max_slot_bytes);
@@ -47,16 +51,24 @@ void cut_into_tiles(const PlanOptions& options, OpPlan& plan) {
   p_parts =
       std::min(p_parts, std::max<std::int64_t>(ceil_div(g.p(), kMinTileRows),
                                                parts_within(g.p(), width, options.max_slot_bytes)));
-  if (!tensor_parallel && g.p() >= workers * kMinTileRows) p_parts = std::max(p_parts, workers);
+  if (!tensor_parallel && !instance_parallel && g.p() >= workers * kMinTileRows) {
+    p_parts = std::max(p_parts, workers);
+  }
   p_parts = std::max(p_parts, ceil_div(g.p(), options.max_gradient_inner));
 
-  plan.p_slices = cut(g.p(), p_parts);
-  plan.m_slices = cut(g.m(), m_parts);
-  for (std::size_t ps = 0; ps < plan.p_slices.size(); ++ps) {
-    for (std::size_t ms = 0; ms < plan.m_slices.size(); ++ms) {
-      const std::size_t lane = tensor_parallel ? ms : ps;
-      plan.tiles.push_back({static_cast<int>(ps), static_cast<int>(ms),
-                            static_cast<int>(lane % static_cast<std::size_t>(workers))});
+  const std::vector<Slice> p_slices = cut(g.p(), p_parts);
+  const std::vector<Slice> m_slices = cut(g.m(), m_parts);
+  for (std::size_t instance = 0; instance < plan.instance_count(); ++instance) {
+    const std::size_t first_p = plan.p_slices.size();
+    const std::size_t first_m = plan.m_slices.size();
+    plan.p_slices.insert(plan.p_slices.end(), p_slices.begin(), p_slices.end());
+    plan.m_slices.insert(plan.m_slices.end(), m_slices.begin(), m_slices.end());
+    for (std::size_t ps = 0; ps < p_slices.size(); ++ps) {
+      for (std::size_t ms = 0; ms < m_slices.size(); ++ms) {
+        const std::size_t lane = instance_parallel ? instance : tensor_parallel ? ms : ps;
+        plan.tiles.push_back({static_cast<int>(first_p + ps), static_cast<int>(first_m + ms),
+                              static_cast<int>(lane % static_cast<std::size_t>(workers))});
+      }
     }
   }
 }
@@ -69,23 +81,17 @@ std::int64_t group_inner(const OpPlan& plan, const GradientGroup& group) {
 
 void group_gradients(std::int64_t max_inner, OpPlan& plan) {
   plan.groups.clear();
-  std::vector<std::pair<std::pair<int, int>, std::size_t>> open;  // (m_slice, worker) -> group
+  std::map<std::pair<int, int>, std::size_t> open;  // (m_slice, worker) -> group
   for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
     const Tile& tile = plan.tiles[t];
     const std::pair<int, int> lane{tile.m_slice, tile.worker};
-    auto at =
-        std::find_if(open.begin(), open.end(), [&](const auto& o) { return o.first == lane; });
+    const auto at = open.find(lane);
     const std::int64_t rows = plan.p_slices[tile.p_slice].size();
     if (at == open.end() || group_inner(plan, plan.groups[at->second]) + rows > max_inner) {
       plan.groups.push_back({tile.m_slice, tile.worker, {}});
-      if (at == open.end()) {
-        open.emplace_back(lane, plan.groups.size() - 1);
-        at = open.end() - 1;
-      } else {
-        at->second = plan.groups.size() - 1;
-      }
+      open[lane] = plan.groups.size() - 1;
     }
-    plan.groups[at->second].tiles.push_back(static_cast<int>(t));
+    plan.groups[open[lane]].tiles.push_back(static_cast<int>(t));
   }
 }
 
@@ -113,9 +119,16 @@ void count_traffic(StepMode mode, OpPlan& plan) {
       if (plan.op.needs_input_gradient) from += rows * n;
     }
   }
-  plan.products = static_cast<std::int64_t>(plan.tiles.size());
+  const auto tiles = static_cast<std::int64_t>(plan.tiles.size());
+  const auto operands = static_cast<std::int64_t>(weights.size() + inputs.size());
+  plan.products = tiles;
+  plan.tasks = operands + tiles;
   if (mode == StepMode::kTraining) {
-    if (plan.op.needs_input_gradient) plan.products += static_cast<std::int64_t>(plan.tiles.size());
+    // Operands are dropped one by one; so is the D' of every tile and the sum of every group.
+    plan.tasks += operands + 2 * tiles + static_cast<std::int64_t>(plan.groups.size()) +
+                  (plan.op.needs_input_gradient ? tiles : 0) +
+                  (plan.op.needs_weight_gradient ? tiles : 0);
+    if (plan.op.needs_input_gradient) plan.products += tiles;
     for (const GradientGroup& group : plan.groups) {
       if (!plan.op.needs_weight_gradient) break;
       from += static_cast<std::uint64_t>(plan.m_slices[group.m_slice].size() * g.n());
@@ -127,19 +140,25 @@ void count_traffic(StepMode mode, OpPlan& plan) {
 }
 
 void estimate_costs(const PlanOptions& options, OpPlan& plan) {
-  constexpr double kTypicalRounds = 4;
+  constexpr double kTypicalRounds = 5;
+  const ConvGeometry& g = plan.op.geometry;
   const double products =
       options.mode == StepMode::kInference
           ? 1
           : 1.0 + (plan.op.needs_input_gradient ? 1 : 0) + (plan.op.needs_weight_gradient ? 1 : 0);
-  plan.local_cost_ms = products * 2.0 * static_cast<double>(plan.op.geometry.multiply_adds()) /
+  plan.local_cost_ms = products * 2.0 * static_cast<double>(plan.op.multiply_adds()) /
                        options.cost.local_flops_per_ns * 1e-6;
-  const double per_round = kTypicalRounds * options.cost.round_ns;
-  plan.offloaded_cost_ms = (static_cast<double>(plan.bytes_to_workers) / sizeof(float) *
-                                (options.cost.encode_ns + per_round) +
-                            static_cast<double>(plan.bytes_from_workers) / sizeof(float) *
-                                (options.cost.decode_ns + per_round)) *
-                           1e-6;
+  const double rounds = kTypicalRounds * options.cost.round_ns;
+  // In training, an operand serves two products, each with checks of its own.
+  const double checks = options.mode == StepMode::kInference ? rounds : 2 * rounds;
+  plan.offloaded_cost_ms =
+      (static_cast<double>(plan.bytes_to_workers) / sizeof(float) *
+           (options.cost.encode_ns + checks) +
+       static_cast<double>(plan.bytes_from_workers) / sizeof(float) *
+           (options.cost.decode_ns + rounds) +
+       static_cast<double>(plan.op.instances * (g.m() + g.n() + g.p())) * options.cost.key_ns +
+       static_cast<double>(plan.tasks) * options.cost.task_ns) *
+      1e-6;
 }
 
 void place(const PlanOptions& options, OpPlan& plan) {
@@ -151,6 +170,8 @@ void place(const PlanOptions& options, OpPlan& plan) {
     plan.reason = "grouped convolution";
   } else if (widest_row > options.max_slot_bytes / sizeof(float)) {
     plan.reason = "one row is larger than a slot of the ring";
+  } else if (plan.tiles.empty()) {
+    plan.reason = "too many products";
   } else if (options.policy == OffloadPolicy::kNone) {
     plan.reason = "--offload none";
   } else if (options.policy == OffloadPolicy::kAll) {
@@ -263,10 +284,14 @@ std::int64_t OpPlan::longest_gradient() const {
 
 Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& options) {
   Plan plan;
+  std::int64_t instances = 0;
+  std::int64_t largest_right = 0;  // elements of the right operands of an operator
   for (const LinearOp& op : ops) {
     OpPlan entry;
     entry.op = op;
-    if (offloads(options.scheme) && op.geometry.groups == 1) {
+    const bool is_countable = !op.of_activations || op.instances <= kMaxInstances - instances;
+    if (offloads(options.scheme) && op.geometry.groups == 1 && is_countable) {
+      if (op.of_activations) instances += op.instances;
       cut_into_tiles(options, entry);
       if (options.mode == StepMode::kTraining) {
         group_gradients(options.max_gradient_inner, entry);
@@ -288,9 +313,9 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
   SoundnessGoal goal = options.goal;
   goal.checks = 0;
   for (OpPlan& entry : plan.ops) {
-    plan.multiply_adds += entry.op.geometry.multiply_adds();
+    plan.multiply_adds += entry.op.multiply_adds();
     if (!entry.offloaded) continue;
-    plan.offloaded_multiply_adds += entry.op.geometry.multiply_adds();
+    plan.offloaded_multiply_adds += entry.op.multiply_adds();
     plan.bytes_to_workers += entry.bytes_to_workers;
     plan.bytes_from_workers += entry.bytes_from_workers;
     plan.products += entry.products;
@@ -303,13 +328,19 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     const ConvGeometry& g = entry.op.geometry;
     // Keys (16 bytes an axis entry), where rows lie (8 a position), sums kept from forward to
     // backward, one row of scratch.
-    plan.engine_bytes += 16 * static_cast<std::uint64_t>(g.m() + g.n() + g.p()) +
-                         8 * static_cast<std::uint64_t>(g.p()) +
-                         4 * static_cast<std::uint64_t>(g.p()) *
-                             static_cast<std::uint64_t>(entry.rounds_weight_gradient + 1) +
-                         16 * static_cast<std::uint64_t>(g.n() + g.m()) *
-                             static_cast<std::uint64_t>(entry.rounds_forward + 1);
+    const std::uint64_t bytes = 16 * static_cast<std::uint64_t>(g.m() + g.n() + g.p()) +
+                                8 * static_cast<std::uint64_t>(g.p()) +
+                                4 * static_cast<std::uint64_t>(g.p()) *
+                                    static_cast<std::uint64_t>(entry.rounds_weight_gradient + 1) +
+                                16 * static_cast<std::uint64_t>(g.n() + g.m()) *
+                                    static_cast<std::uint64_t>(entry.rounds_forward + 1);
+    plan.engine_bytes += bytes * entry.instance_count();
+    if (entry.op.of_activations) {
+      largest_right = std::max(largest_right, entry.op.instances * g.m() * g.n());
+    }
   }
+  // The executor turns right operands into this shape, and their gradients back.
+  plan.engine_bytes += 2 * sizeof(float) * static_cast<std::uint64_t>(largest_right);
   TEMPO_RETURN_IF_ERROR(check_worker_memory(options, plan));
   return plan;
 }

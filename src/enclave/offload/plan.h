@@ -17,13 +17,15 @@
 
 namespace tempo {
 
-// Costs in nanoseconds on one core, for choosing between enclave and workers. Measured by
-// kernels_bench and local_bench; only their ratios matter.
+// Costs in nanoseconds on one core, for choosing between enclave and workers. Fitted to what
+// offload_bench measures; only their ratios matter.
 struct CostModel {
-  double encode_ns = 1.0;          // an element of an operand, checks included
-  double decode_ns = 1.0;          // an element of a result, checks included
-  double round_ns = 0.1;           // an element and round of checks
-  double local_flops_per_ns = 50;  // dense products inside the enclave
+  double encode_ns = 1.2;          // an element of an operand
+  double decode_ns = 1.2;          // an element of a result
+  double round_ns = 0.13;          // an element and round of checks
+  double key_ns = 50;              // a row or column of a key, and its part of check vectors
+  double task_ns = 1500;           // a task of a worker
+  double local_flops_per_ns = 90;  // dense products inside the enclave
 };
 
 struct PlanOptions {
@@ -65,8 +67,8 @@ struct OpPlan {
   LinearOp op;
   bool offloaded = false;
   std::string reason;           // why it is where it is
-  std::vector<Slice> p_slices;  // of encoded positions
-  std::vector<Slice> m_slices;  // of out-features, natural order
+  std::vector<Slice> p_slices;  // of encoded positions; those of one instance follow each other
+  std::vector<Slice> m_slices;  // of out-features, natural order; likewise
   std::vector<Tile> tiles;
   std::vector<GradientGroup> groups;
   int rounds_forward = 0;
@@ -77,6 +79,13 @@ struct OpPlan {
   double offloaded_cost_ms = 0;          // enclave core-ms a step when offloaded (estimate)
   double local_cost_ms = 0;              // enclave core-ms a step when kept (estimate)
   std::int64_t products = 0;             // checked products a step
+  std::int64_t tasks = 0;                // of workers, a step
+
+  std::size_t instance_count() const { return static_cast<std::size_t>(op.instances); }
+  std::size_t m_slices_each() const { return m_slices.size() / instance_count(); }
+  std::size_t instance_of(int m_slice) const {
+    return static_cast<std::size_t>(m_slice) / m_slices_each();
+  }
 
   std::int64_t widest_slice() const;      // out-features
   std::int64_t longest_gradient() const;  // positions summed in one weight gradient, at most

@@ -117,6 +117,65 @@ TEST(Plan, AutoKeepsNarrowOperatorsInside) {
   EXPECT_FALSE(plan->ops[2].offloaded);
 }
 
+LinearOp heads(int index, std::int64_t instances, std::int64_t tokens, std::int64_t width) {
+  LinearOp op = make_op(
+      index, dense(static_cast<int>(tokens), static_cast<int>(width), static_cast<int>(tokens)));
+  op.instances = instances;
+  op.of_activations = true;
+  return op;
+}
+
+TEST(Plan, DealsInstancesToWorkers) {
+  PlanOptions o = options(3);
+  o.policy = OffloadPolicy::kAll;
+  o.max_slot_bytes = 64 * 200 * 4;  // an operand of 300 x 64 takes two
+  const auto plan = make_plan({heads(0, 7, 65, 64), heads(1, 4, 300, 64)}, o);
+  ASSERT_TRUE(plan.ok()) << plan.error().one_line();
+  const OpPlan& small = plan->ops[0];
+  ASSERT_EQ(small.tiles.size(), 7U);
+  EXPECT_EQ(small.groups.size(), 7U);
+  EXPECT_EQ(small.products, 3 * 7);
+  for (int i = 0; i < 7; ++i) {
+    EXPECT_EQ(small.tiles[i].p_slice, i);
+    EXPECT_EQ(small.instance_of(small.tiles[i].m_slice), static_cast<std::size_t>(i));
+    EXPECT_EQ(small.tiles[i].worker, i % 3);
+  }
+  EXPECT_EQ(small.bytes_to_workers, 7U * (2 * 65 * 64 + 65 * 65) * 4);
+  EXPECT_EQ(small.bytes_from_workers, 7U * (2 * 65 * 64 + 65 * 65) * 4);
+
+  const OpPlan& large = plan->ops[1];
+  EXPECT_EQ(large.m_slices_each(), 2U);
+  const std::size_t p_each = large.p_slices.size() / 4;
+  EXPECT_EQ(large.tiles.size(), 4 * p_each * 2);
+  for (const Tile& tile : large.tiles) {
+    const std::size_t instance = large.instance_of(tile.m_slice);
+    EXPECT_EQ(instance, static_cast<std::size_t>(tile.p_slice) / p_each)
+        << "no tile joins two instances";
+    EXPECT_EQ(tile.worker, static_cast<int>(instance % 3));
+  }
+  EXPECT_EQ(plan->multiply_adds, (7 * 65 * 65 + 4 * 300 * 300) * 64);
+}
+
+// A model may ask for more products than anybody could keep book of.
+TEST(Plan, KeepsTooManyProductsInside) {
+  PlanOptions o = options(1);
+  o.policy = OffloadPolicy::kAll;
+  const std::int64_t many = std::int64_t{1} << 32;
+  const auto plan = make_plan({heads(0, 1, 8, 8), heads(1, many, 1, 1), heads(2, 1, 8, 8)}, o);
+  ASSERT_TRUE(plan.ok());
+  EXPECT_TRUE(plan->ops[0].offloaded);
+  EXPECT_TRUE(plan->ops[2].offloaded);
+  EXPECT_FALSE(plan->ops[1].offloaded);
+  EXPECT_TRUE(plan->ops[1].tiles.empty());
+}
+
+TEST(Plan, AutoOffloadsWideHeadsOnly) {
+  const auto plan = make_plan({heads(0, 128, 65, 64), heads(1, 128, 512, 256)}, options(2));
+  ASSERT_TRUE(plan.ok());
+  EXPECT_FALSE(plan->ops[0].offloaded);
+  EXPECT_TRUE(plan->ops[1].offloaded);
+}
+
 TEST(Plan, KeepsGroupedConvolutionsInside) {
   PlanOptions o = options(2);
   o.policy = OffloadPolicy::kAll;

@@ -17,6 +17,12 @@ constexpr std::size_t kMinChunkRows = 64;
 constexpr std::int64_t kColumnGrain = 256;
 constexpr std::int64_t kBlockRows = 256;  // rows of a product done inside at a time
 
+// Rows of n that a thread takes at a time: waking one for less costs more than it does.
+std::int64_t row_grain(std::size_t n, std::int64_t least) {
+  constexpr std::int64_t kMinChunkElements = 16384;
+  return std::max(least, kMinChunkElements / static_cast<std::int64_t>(n));
+}
+
 // The pointers that a CheckRow wants, over rounds x columns values.
 class RoundPointers {
  public:
@@ -68,6 +74,38 @@ const std::byte* row_of(const std::byte* base, std::size_t row, std::size_t colu
   return base + row * columns * sizeof(float);
 }
 
+// A row over all columns: where it lies in one piece, or copied to `scratch`.
+const float* row_of(const std::vector<Columns>& columns, std::size_t row, float* scratch) {
+  if (columns.size() == 1) return columns[0].data + row * columns[0].stride;
+  float* to = scratch;
+  for (const Columns& piece : columns) {
+    to = std::copy_n(piece.data + row * piece.stride, piece.width, to);
+  }
+  return scratch;
+}
+
+// The inverse.
+void write_row(const float* from, const std::vector<OutputColumns>& columns, std::size_t row) {
+  for (const OutputColumns& piece : columns) {
+    std::copy_n(from, piece.width, piece.data + row * piece.stride);
+    from += piece.width;
+  }
+}
+
+// The biases of all columns, zeros where a piece has none; empty when no piece has one.
+std::vector<float> bias_of(const std::vector<OutputColumns>& columns, std::size_t features) {
+  if (std::ranges::all_of(columns, [](const OutputColumns& c) { return c.bias == nullptr; })) {
+    return {};
+  }
+  std::vector<float> bias(features);
+  float* to = bias.data();
+  for (const OutputColumns& piece : columns) {
+    if (piece.bias != nullptr) std::copy_n(piece.bias, piece.width, to);
+    to += piece.width;
+  }
+  return bias;
+}
+
 // Verdict on one row whose encoded values lie in `row`; row_factor turns encoded into decoded.
 // Adds to the tally what the row says about tolerance and size.
 bool row_passes(const float* row, std::size_t columns, const CheckRow& check, double row_factor,
@@ -93,11 +131,12 @@ bool row_passes(const float* row, std::size_t columns, const CheckRow& check, do
 // Moments of rows, gathered with a shift, in float64 at the end.
 class MomentSums {
  public:
-  MomentSums(std::size_t columns, const float* shift)
-      : shift_(shift), partial_(2 * columns), totals_(2 * columns), columns_(columns) {}
+  explicit MomentSums(std::size_t columns)
+      : shift_(columns), partial_(2 * columns), totals_(2 * columns), columns_(columns) {}
 
   void add(const float* row) {
-    accumulate_moments(row, columns_, shift_, partial_.data(), partial_.data() + columns_);
+    if (count_ == 0) std::copy_n(row, columns_, shift_.data());  // as good a shift as any
+    accumulate_moments(row, columns_, shift_.data(), partial_.data(), partial_.data() + columns_);
     if (++count_ % kColumnFlushRows == 0) flush();
   }
 
@@ -119,7 +158,7 @@ class MomentSums {
  private:
   void flush() { flush_to_double(partial_.data(), partial_.size(), totals_.data()); }
 
-  const float* shift_;
+  std::vector<float> shift_;
   std::vector<float> partial_;  // sums, then squares
   std::vector<double> totals_;
   std::size_t columns_;
@@ -179,15 +218,20 @@ std::vector<TileRows> make_tile_rows(const ConvGeometry& geometry, const AxisKey
     tile.ring_row.push_back(static_cast<std::uint32_t>(encoded - tile.first_encoded));
   }
   for (TileRows& tile : tiles) {
-    if (tile.chunks.back() != tile.size()) tile.chunks.push_back(tile.size());
+    // A few rows too many are no chunk of their own.
+    if (tile.chunks.size() > 1 && tile.size() - tile.chunks.back() < kMinChunkRows) {
+      tile.chunks.back() = tile.size();
+    } else if (tile.chunks.back() != tile.size()) {
+      tile.chunks.push_back(tile.size());
+    }
   }
   return tiles;
 }
 
 ProductChecks forward_checks(const TileContext& context, RandomSource& random, int rounds,
-                             const float* weights, const Slice& slice, const AxisKey& m_key) {
+                             const WeightRows& weights, const AxisKey& m_key) {
   const auto n = static_cast<std::size_t>(context.geometry->n());
-  const auto features = static_cast<std::size_t>(slice.size());
+  const std::size_t features = weights.size();
   ProductChecks checks;
   checks.rounds = rounds;
   const std::vector<float> s = draw_vectors(random, context.distribution, rounds, features);
@@ -204,9 +248,8 @@ ProductChecks forward_checks(const TileContext& context, RandomSource& random, i
         std::array<float, kMaxRounds> row_weights{};
         for (std::size_t a = 0; a < features; ++a) {
           for (int k = 0; k < rounds; ++k) row_weights[k] = s[k * features + a];
-          accumulate_columns(weights + (slice.begin + a) * n + begin, width, rounds,
-                             row_weights.data(), 1.0F, partial.data(),
-                             partial.data() + rounds * width);
+          accumulate_columns(weights[a] + begin, width, rounds, row_weights.data(), 1.0F,
+                             partial.data(), partial.data() + rounds * width);
           if ((a + 1) % kColumnFlushRows == 0)
             flush_to_double(partial.data(), partial.size(), totals.data());
         }
@@ -224,9 +267,9 @@ ProductChecks forward_checks(const TileContext& context, RandomSource& random, i
 }
 
 ProductChecks input_gradient_checks(const TileContext& context, RandomSource& random, int rounds,
-                                    const float* weights, const Slice& slice) {
+                                    const WeightRows& weights) {
   const auto n = static_cast<std::size_t>(context.geometry->n());
-  const auto features = static_cast<std::size_t>(slice.size());
+  const std::size_t features = weights.size();
   ProductChecks checks;
   checks.rounds = rounds;
   const std::vector<float> s = draw_vectors(random, context.distribution, rounds, n);
@@ -237,13 +280,13 @@ ProductChecks input_gradient_checks(const TileContext& context, RandomSource& ra
   checks.operand_squares.resize(features);
   RoundPointers pointers;
   pointers.append(s, rounds, n);
-  context.pool->parallel_for(static_cast<std::int64_t>(features), 16,
+  context.pool->parallel_for(static_cast<std::int64_t>(features), row_grain(n, 16),
                              [&](std::int64_t begin, std::int64_t end) {
                                std::array<double, kMaxRounds> sums{};
                                for (std::int64_t a = begin; a < end; ++a) {
                                  double magnitude = 0;
-                                 check_row(weights + (slice.begin + a) * n, n,
-                                           pointers.row(nullptr), sums.data(), &magnitude);
+                                 check_row(weights[a], n, pointers.row(nullptr), sums.data(),
+                                           &magnitude);
                                  for (int k = 0; k < rounds; ++k) {
                                    checks.operand[k * features + a] = static_cast<float>(sums[k]);
                                  }
@@ -261,16 +304,18 @@ ProductChecks weight_gradient_checks(const TileContext& context, RandomSource& r
   return checks;
 }
 
-void encode_weights(const TileContext& context, const float* weights, const Slice& slice,
-                    const AxisKey& m_key, std::byte* out) {
+void encode_weights(const TileContext& context, const WeightRows& weights, const AxisKey& m_key,
+                    std::byte* out) {
   const auto n = static_cast<std::size_t>(context.geometry->n());
-  context.pool->parallel_for(slice.size(), 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t e = begin; e < end; ++e) {
-      encode_row(weights + (slice.begin + m_key.permutation[e]) * n, n,
-                 context.n_key->permutation.data(), context.n_key->reciprocal.data(),
-                 m_key.coefficient[e], CheckRow{}, row_of(out, e, n), nullptr, nullptr);
-    }
-  });
+  context.pool->parallel_for(static_cast<std::int64_t>(weights.size()), row_grain(n, 16),
+                             [&](std::int64_t begin, std::int64_t end) {
+                               for (std::int64_t e = begin; e < end; ++e) {
+                                 encode_row(weights[m_key.permutation[e]], n,
+                                            context.n_key->permutation.data(),
+                                            context.n_key->reciprocal.data(), m_key.coefficient[e],
+                                            CheckRow{}, row_of(out, e, n), nullptr, nullptr);
+                               }
+                             });
 }
 
 void encode_input(const TileContext& context, const float* input, const TileRows& rows,
@@ -319,12 +364,12 @@ void encode_input(const TileContext& context, const float* input, const TileRows
       });
 }
 
-void encode_gradient(const TileContext& context, const float* d_output, const TileRows& rows,
-                     const Slice& slice, const AxisKey& m_key, const ProductChecks* input_gradient,
-                     ExpectedRows* input_expected, const InputProjections* projections, int rounds,
-                     ExpectedRows* weight_expected, std::byte* out) {
-  const auto m = static_cast<std::size_t>(context.geometry->m());
-  const auto features = static_cast<std::size_t>(slice.size());
+void encode_gradient(const TileContext& context, const std::vector<Columns>& d_output,
+                     const TileRows& rows, const AxisKey& m_key,
+                     const ProductChecks* input_gradient, ExpectedRows* input_expected,
+                     const InputProjections* projections, int rounds, ExpectedRows* weight_expected,
+                     std::byte* out) {
+  const std::size_t features = m_key.size();
   RoundPointers pointers;
   CheckRow check;
   if (input_gradient != nullptr) {
@@ -338,11 +383,12 @@ void encode_gradient(const TileContext& context, const float* d_output, const Ti
       static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t c = first; c < last; ++c) {
           std::array<double, kMaxRounds> sums{};
+          AlignedBuffer<float> scratch(d_output.size() > 1 ? features : 0);
           std::vector<float> partial(totals_size);
           std::vector<double>& totals = chunk_totals[c];
           totals.resize(totals_size);
           for (std::size_t r = rows.chunks[c]; r < rows.chunks[c + 1]; ++r) {
-            const float* row = d_output + rows.position[r] * m + slice.begin;
+            const float* row = row_of(d_output, rows.position[r], scratch.data());
             double magnitude = 0;
             encode_row(row, features, m_key.permutation.data(), m_key.reciprocal.data(),
                        context.p_key->coefficient[rows.first_encoded + rows.ring_row[r]], check,
@@ -378,25 +424,24 @@ void encode_gradient(const TileContext& context, const float* d_output, const Ti
 }
 
 bool decode_output(const TileContext& context, const std::byte* reply, const TileRows& rows,
-                   const Slice& slice, const AxisKey& m_key, const ProductChecks& checks,
-                   const ExpectedRows& expected, const float* bias, float* output,
-                   ColumnMoments* moments, ToleranceTally& tally) {
-  const auto m = static_cast<std::size_t>(context.geometry->m());
-  const auto features = static_cast<std::size_t>(slice.size());
+                   const AxisKey& m_key, const ProductChecks& checks, const ExpectedRows& expected,
+                   const std::vector<OutputColumns>& output, ColumnMoments* moments,
+                   ToleranceTally& tally) {
+  const std::size_t features = m_key.size();
   const std::vector<float> scale = natural_factors(m_key, m_key.reciprocal);
+  const std::vector<float> bias = bias_of(output, features);
   RoundPointers pointers;
   pointers.append(checks.result, checks.rounds, features);
   const CheckRow check = pointers.row(checks.result_squares.data());
-  const float* slice_bias = bias != nullptr ? bias + slice.begin : nullptr;
   std::vector<ColumnMoments> chunk_moments(moments != nullptr ? rows.chunk_count() : 0);
   std::vector<ToleranceTally> chunk_tallies(rows.chunk_count());
   std::atomic<bool> passed = true;
   context.pool->parallel_for(
       static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
         AlignedBuffer<float> row(features);
+        AlignedBuffer<float> scratch(output.size() > 1 ? features : 0);
         for (std::int64_t c = first; c < last; ++c) {
-          std::optional<MomentSums> sums;
-          std::vector<float> shift;
+          MomentSums sums(moments != nullptr ? features : 0);
           for (std::size_t r = rows.chunks[c]; r < rows.chunks[c + 1]; ++r) {
             copy_in(row_of(reply, rows.ring_row[r], features), features, row.data());
             const float factor = context.p_key->coefficient[rows.first_encoded + rows.ring_row[r]];
@@ -406,19 +451,17 @@ bool decode_output(const TileContext& context, const std::byte* reply, const Til
               passed = false;
               continue;
             }
-            float* out = output + rows.position[r] * m + slice.begin;
-            decode_row(row.data(), features, m_key.inverse.data(), scale.data(), factor, slice_bias,
-                       false, out);
-            if (moments == nullptr) continue;
-            if (!sums) {  // the first row is as good a shift as any
-              shift.assign(out, out + features);
-              sums.emplace(features, shift.data());
-            }
-            sums->add(out);
+            const bool is_direct = output.size() == 1;
+            float* out =
+                is_direct ? output[0].data + rows.position[r] * output[0].stride : scratch.data();
+            decode_row(row.data(), features, m_key.inverse.data(), scale.data(), factor,
+                       bias.empty() ? nullptr : bias.data(), false, out);
+            if (!is_direct) write_row(scratch.data(), output, rows.position[r]);
+            if (moments != nullptr) sums.add(out);
           }
           if (moments != nullptr) {
             chunk_moments[c].reset(static_cast<std::int64_t>(features));
-            if (sums) sums->merge_into(chunk_moments[c]);
+            sums.merge_into(chunk_moments[c]);
           }
         }
       });
@@ -434,7 +477,7 @@ bool decode_output(const TileContext& context, const std::byte* reply, const Til
 }
 
 bool decode_input_gradient(const TileContext& context, const std::byte* reply, const TileRows& rows,
-                           const Slice& slice, const ProductChecks& checks,
+                           std::int64_t features, const ProductChecks& checks,
                            const ExpectedRows& expected, std::vector<std::uint8_t>& applied,
                            float* d_input, ToleranceTally& tally) {
   const auto n = static_cast<std::size_t>(context.geometry->n());
@@ -457,7 +500,7 @@ bool decode_input_gradient(const TileContext& context, const std::byte* reply, c
             copy_in(row_of(reply, rows.ring_row[r], n), n, row.data());
             const float factor = context.p_key->reciprocal[rows.first_encoded + rows.ring_row[r]];
             if (!row_passes(row.data(), n, check, factor, expected.sums.data() + r * checks.rounds,
-                            expected.magnitude[r], slice.size(), chunk_tallies[c])) {
+                            expected.magnitude[r], features, chunk_tallies[c])) {
               passed = false;
               continue;
             }
@@ -478,11 +521,11 @@ bool decode_input_gradient(const TileContext& context, const std::byte* reply, c
   return passed;
 }
 
-bool decode_weight_gradient(const TileContext& context, const std::byte* reply, const Slice& slice,
+bool decode_weight_gradient(const TileContext& context, const std::byte* reply,
                             const AxisKey& m_key, const ProductChecks& checks,
                             const ExpectedRows& expected, std::int64_t inner,
-                            std::vector<std::uint8_t>& applied, float* d_weights,
-                            ToleranceTally& tally) {
+                            std::vector<std::uint8_t>& applied,
+                            const std::vector<float*>& d_weights, ToleranceTally& tally) {
   const auto n = static_cast<std::size_t>(context.geometry->n());
   const AxisKey& key = *context.n_key;
   const std::vector<float> scale = natural_factors(key, key.reciprocal);
@@ -491,7 +534,8 @@ bool decode_weight_gradient(const TileContext& context, const std::byte* reply, 
   const CheckRow check = pointers.row(checks.result_squares.data());
   std::mutex tally_mutex;
   std::atomic<bool> passed = true;
-  context.pool->parallel_for(slice.size(), 8, [&](std::int64_t begin, std::int64_t end) {
+  const auto features = static_cast<std::int64_t>(d_weights.size());
+  context.pool->parallel_for(features, row_grain(n, 8), [&](std::int64_t begin, std::int64_t end) {
     AlignedBuffer<float> row(n);
     ToleranceTally chunk_tally;
     for (std::int64_t e = begin; e < end; ++e) {
@@ -505,7 +549,7 @@ bool decode_weight_gradient(const TileContext& context, const std::byte* reply, 
         continue;
       }
       decode_row(row.data(), n, key.inverse.data(), scale.data(), factor, nullptr, true,
-                 d_weights + (slice.begin + a) * n);
+                 d_weights[a]);
       applied[a] = 1;
     }
     const std::lock_guard lock(tally_mutex);
@@ -515,17 +559,16 @@ bool decode_weight_gradient(const TileContext& context, const std::byte* reply, 
   return passed;
 }
 
-void compute_output(const TileContext& context, const float* input, const float* weights,
-                    const TileRows& rows, const Slice& slice, const float* bias, float* output,
+void compute_output(const TileContext& context, const float* input, const WeightRows& weights,
+                    const TileRows& rows, const std::vector<OutputColumns>& output,
                     ColumnMoments* moments) {
-  const auto n = static_cast<std::size_t>(context.geometry->n());
-  const auto m = static_cast<std::size_t>(context.geometry->m());
-  const auto features = static_cast<std::size_t>(slice.size());
+  const auto n = static_cast<std::int64_t>(context.geometry->n());
   const Im2colRows im2col{context.geometry};
   AlignedBuffer<float> x(kBlockRows * n);
+  const auto features = static_cast<std::int64_t>(weights.size());
+  const std::vector<float> bias = bias_of(output, weights.size());
   AlignedBuffer<float> z(kBlockRows * features);
-  std::optional<MomentSums> sums;
-  std::vector<float> shift;
+  MomentSums sums(moments != nullptr ? weights.size() : 0);
   for (std::size_t begin = 0; begin < rows.size(); begin += kBlockRows) {
     const std::size_t count = std::min<std::size_t>(kBlockRows, rows.size() - begin);
     for (std::size_t r = 0; r < count; ++r) {
@@ -533,76 +576,82 @@ void compute_output(const TileContext& context, const float* input, const float*
       const float* row = im2col.gather(input, rows.position[begin + r], to);
       if (row != to) std::copy(row, row + n, to);
     }
-    gemm(Transpose::kNo, Transpose::kYes, static_cast<std::int64_t>(count), slice.size(),
-         static_cast<std::int64_t>(n), 1.0F, x.data(), static_cast<std::int64_t>(n),
-         weights + slice.begin * n, static_cast<std::int64_t>(n), 0.0F, z.data(), slice.size());
+    std::size_t at = 0;
+    for (const OutputColumns& piece : output) {
+      gemm(Transpose::kNo, Transpose::kYes, static_cast<std::int64_t>(count),
+           static_cast<std::int64_t>(piece.width), n, 1.0F, x.data(), n, weights[at], n, 0.0F,
+           z.data() + at, features);
+      at += piece.width;
+    }
     for (std::size_t r = 0; r < count; ++r) {
-      float* out = output + rows.position[begin + r] * m + slice.begin;
-      for (std::size_t a = 0; a < features; ++a) {
-        out[a] = z[r * features + a] + (bias != nullptr ? bias[slice.begin + a] : 0.0F);
-      }
-      if (moments == nullptr) continue;
-      if (!sums) {
-        shift.assign(out, out + features);
-        sums.emplace(features, shift.data());
-      }
-      sums->add(out);
+      float* row = z.data() + r * features;
+      for (std::size_t a = 0; a < bias.size(); ++a) row[a] += bias[a];
+      write_row(row, output, rows.position[begin + r]);
+      if (moments != nullptr) sums.add(row);
     }
   }
   if (moments != nullptr) {
-    moments->reset(slice.size());
-    if (sums) sums->merge_into(*moments);
+    moments->reset(static_cast<std::int64_t>(weights.size()));
+    sums.merge_into(*moments);
   }
 }
 
-void compute_input_gradient(const TileContext& context, const float* d_output, const float* weights,
-                            const TileRows& rows, const Slice& slice,
+void compute_input_gradient(const TileContext& context, const std::vector<Columns>& d_output,
+                            const WeightRows& weights, const TileRows& rows,
                             const std::vector<std::uint8_t>& applied, float* d_input) {
-  const auto n = static_cast<std::size_t>(context.geometry->n());
-  const auto m = static_cast<std::size_t>(context.geometry->m());
+  const auto n = static_cast<std::int64_t>(context.geometry->n());
   const Im2colRows im2col{context.geometry};
   std::vector<std::uint32_t> open;
   for (std::size_t r = 0; r < rows.size(); ++r) {
     if (applied[r] == 0) open.push_back(rows.position[r]);
   }
-  AlignedBuffer<float> d(kBlockRows * slice.size());
+  AlignedBuffer<float> d(kBlockRows * weights.size());
   AlignedBuffer<float> x(kBlockRows * n);
   for (std::size_t begin = 0; begin < open.size(); begin += kBlockRows) {
     const std::size_t count = std::min<std::size_t>(kBlockRows, open.size() - begin);
-    for (std::size_t r = 0; r < count; ++r) {
-      const float* row = d_output + open[begin + r] * m + slice.begin;
-      std::copy(row, row + slice.size(), d.data() + r * slice.size());
+    std::size_t at = 0;
+    for (const Columns& piece : d_output) {
+      const auto width = static_cast<std::int64_t>(piece.width);
+      for (std::size_t r = 0; r < count; ++r) {
+        std::copy_n(piece.data + open[begin + r] * piece.stride, piece.width,
+                    d.data() + r * piece.width);
+      }
+      gemm(Transpose::kNo, Transpose::kNo, static_cast<std::int64_t>(count), n, width, 1.0F,
+           d.data(), width, weights[at], n, at == 0 ? 0.0F : 1.0F, x.data(), n);
+      at += piece.width;
     }
-    gemm(Transpose::kNo, Transpose::kNo, static_cast<std::int64_t>(count),
-         static_cast<std::int64_t>(n), slice.size(), 1.0F, d.data(), slice.size(),
-         weights + slice.begin * n, static_cast<std::int64_t>(n), 0.0F, x.data(),
-         static_cast<std::int64_t>(n));
     for (std::size_t r = 0; r < count; ++r) {
       im2col.scatter_add(x.data() + r * n, open[begin + r], d_input);
     }
   }
 }
 
-void compute_weight_gradient(const TileContext& context, const float* input, const float* d_output,
-                             const TileRows& rows, const Slice& slice, float* sum) {
-  const auto n = static_cast<std::size_t>(context.geometry->n());
-  const auto m = static_cast<std::size_t>(context.geometry->m());
+void compute_weight_gradient(const TileContext& context, const float* input,
+                             const std::vector<Columns>& d_output, const TileRows& rows,
+                             float* sum) {
+  const auto n = static_cast<std::int64_t>(context.geometry->n());
   const Im2colRows im2col{context.geometry};
   AlignedBuffer<float> x(kBlockRows * n);
-  AlignedBuffer<float> d(kBlockRows * slice.size());
+  AlignedBuffer<float> d;
   for (std::size_t begin = 0; begin < rows.size(); begin += kBlockRows) {
     const std::size_t count = std::min<std::size_t>(kBlockRows, rows.size() - begin);
     for (std::size_t r = 0; r < count; ++r) {
-      const std::uint32_t position = rows.position[begin + r];
       float* to = x.data() + r * n;
-      const float* row = im2col.gather(input, position, to);
+      const float* row = im2col.gather(input, rows.position[begin + r], to);
       if (row != to) std::copy(row, row + n, to);
-      const float* d_row = d_output + position * m + slice.begin;
-      std::copy(d_row, d_row + slice.size(), d.data() + r * slice.size());
     }
-    gemm(Transpose::kYes, Transpose::kNo, slice.size(), static_cast<std::int64_t>(n),
-         static_cast<std::int64_t>(count), 1.0F, d.data(), slice.size(), x.data(),
-         static_cast<std::int64_t>(n), 1.0F, sum, static_cast<std::int64_t>(n));
+    float* to = sum;
+    for (const Columns& piece : d_output) {
+      const auto width = static_cast<std::int64_t>(piece.width);
+      if (d.size() < kBlockRows * piece.width) d = AlignedBuffer<float>(kBlockRows * piece.width);
+      for (std::size_t r = 0; r < count; ++r) {
+        std::copy_n(piece.data + rows.position[begin + r] * piece.stride, piece.width,
+                    d.data() + r * piece.width);
+      }
+      gemm(Transpose::kYes, Transpose::kNo, width, n, static_cast<std::int64_t>(count), 1.0F,
+           d.data(), width, x.data(), n, 1.0F, to, n);
+      to += width * n;
+    }
   }
 }
 

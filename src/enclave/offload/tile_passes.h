@@ -77,6 +77,22 @@ struct ToleranceTally {
   double tolerance_over_rms() const;  // 0 when nothing was checked or the results are all zero
 };
 
+// Out-features of a slice as they lie in the tensors of the operator's parts: `width` columns from
+// data[0] on of a matrix whose rows are `stride` apart. A slice is a list of them, side by side.
+struct Columns {
+  const float* data = nullptr;
+  std::size_t width = 0;
+  std::size_t stride = 0;
+};
+struct OutputColumns {
+  float* data = nullptr;
+  const float* bias = nullptr;  // `width` values, or null
+  std::size_t width = 0;
+  std::size_t stride = 0;
+};
+// W by the slice's out-features: each a row of n. Those of one Columns follow each other in memory.
+using WeightRows = std::vector<const float*>;
+
 // One linear operator in one step, as the passes see it. Pointers are borrowed.
 struct TileContext {
   const ConvGeometry* geometry = nullptr;
@@ -87,19 +103,19 @@ struct TileContext {
 };
 
 // ---- check vectors ---------------------------------------------------------------------------
-// Z = X W^T over the out-features of `slice`.
+// Z = X W^T over the out-features of a slice.
 ProductChecks forward_checks(const TileContext& context, RandomSource& random, int rounds,
-                             const float* weights, const Slice& slice, const AxisKey& m_key);
-// dX = D W over the out-features of `slice`.
+                             const WeightRows& weights, const AxisKey& m_key);
+// dX = D W over the out-features of a slice.
 ProductChecks input_gradient_checks(const TileContext& context, RandomSource& random, int rounds,
-                                    const float* weights, const Slice& slice);
+                                    const WeightRows& weights);
 // dW = D^T X; `operand` holds the vectors that X's rows are projected on.
 ProductChecks weight_gradient_checks(const TileContext& context, RandomSource& random, int rounds);
 
 // ---- encode ----------------------------------------------------------------------------------
 // W' of a slice of out-features, row-major slice x n.
-void encode_weights(const TileContext& context, const float* weights, const Slice& slice,
-                    const AxisKey& m_key, std::byte* out);
+void encode_weights(const TileContext& context, const WeightRows& weights, const AxisKey& m_key,
+                    std::byte* out);
 
 // X' of a tile (rows x n) into `out`, or only the sums when out is null. `forward` and `gradient`
 // may be null; then their outputs are not touched.
@@ -109,44 +125,47 @@ void encode_input(const TileContext& context, const float* input, const TileRows
 
 // D' of a tile (rows x slice). `input_gradient` null: no sums for dX. `projections` null: no sums
 // for dW; else adds to `weight_expected` (slice rows).
-void encode_gradient(const TileContext& context, const float* d_output, const TileRows& rows,
-                     const Slice& slice, const AxisKey& m_key, const ProductChecks* input_gradient,
-                     ExpectedRows* input_expected, const InputProjections* projections, int rounds,
-                     ExpectedRows* weight_expected, std::byte* out);
+void encode_gradient(const TileContext& context, const std::vector<Columns>& d_output,
+                     const TileRows& rows, const AxisKey& m_key,
+                     const ProductChecks* input_gradient, ExpectedRows* input_expected,
+                     const InputProjections* projections, int rounds, ExpectedRows* weight_expected,
+                     std::byte* out);
 
 // ---- check and decode ------------------------------------------------------------------------
 // All return whether every row passed. Rows that passed are decoded even when others did not.
 
-// Z' of a tile into the slice's columns of output (p x m), bias added. `moments`: null, or filled
+// Z' of a tile into the slice's columns of the outputs, biases added. `moments`: null, or filled
 // with the moments of the tile's rows over the slice (only meaningful when all passed).
 bool decode_output(const TileContext& context, const std::byte* reply, const TileRows& rows,
-                   const Slice& slice, const AxisKey& m_key, const ProductChecks& checks,
-                   const ExpectedRows& expected, const float* bias, float* output,
-                   ColumnMoments* moments, ToleranceTally& tally);
+                   const AxisKey& m_key, const ProductChecks& checks, const ExpectedRows& expected,
+                   const std::vector<OutputColumns>& output, ColumnMoments* moments,
+                   ToleranceTally& tally);
 
-// dX' of a tile, added to d_input. `applied` (one flag a row) keeps rows from being added twice.
+// dX' of a tile, added to d_input. `features`: out-features summed. `applied` (one flag a row)
+// keeps rows from being added twice.
 bool decode_input_gradient(const TileContext& context, const std::byte* reply, const TileRows& rows,
-                           const Slice& slice, const ProductChecks& checks,
+                           std::int64_t features, const ProductChecks& checks,
                            const ExpectedRows& expected, std::vector<std::uint8_t>& applied,
                            float* d_input, ToleranceTally& tally);
 
-// dW' of a group (slice x n), added to d_weights (m x n). `inner`: positions summed. `applied` as
-// above, one flag an out-feature of the slice.
-bool decode_weight_gradient(const TileContext& context, const std::byte* reply, const Slice& slice,
+// dW' of a group, added to d_weights: a row of n an out-feature of the slice. `inner`: positions
+// summed. `applied` as above, one flag an out-feature.
+bool decode_weight_gradient(const TileContext& context, const std::byte* reply,
                             const AxisKey& m_key, const ProductChecks& checks,
                             const ExpectedRows& expected, std::int64_t inner,
-                            std::vector<std::uint8_t>& applied, float* d_weights,
-                            ToleranceTally& tally);
+                            std::vector<std::uint8_t>& applied,
+                            const std::vector<float*>& d_weights, ToleranceTally& tally);
 
 // ---- the same products inside the enclave -----------------------------------------------------
-void compute_output(const TileContext& context, const float* input, const float* weights,
-                    const TileRows& rows, const Slice& slice, const float* bias, float* output,
+void compute_output(const TileContext& context, const float* input, const WeightRows& weights,
+                    const TileRows& rows, const std::vector<OutputColumns>& output,
                     ColumnMoments* moments);
-void compute_input_gradient(const TileContext& context, const float* d_output, const float* weights,
-                            const TileRows& rows, const Slice& slice,
+void compute_input_gradient(const TileContext& context, const std::vector<Columns>& d_output,
+                            const WeightRows& weights, const TileRows& rows,
                             const std::vector<std::uint8_t>& applied, float* d_input);
 // Adds the tile's part of dW to `sum` (slice x n).
-void compute_weight_gradient(const TileContext& context, const float* input, const float* d_output,
-                             const TileRows& rows, const Slice& slice, float* sum);
+void compute_weight_gradient(const TileContext& context, const float* input,
+                             const std::vector<Columns>& d_output, const TileRows& rows,
+                             float* sum);
 
 }  // namespace tempo

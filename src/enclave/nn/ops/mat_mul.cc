@@ -34,7 +34,7 @@ Result<std::vector<Shape>> infer(const ShapeContext& context) {
   if (a.size() < 2 || b.size() < 2) {
     return shape_error(node, "MatMul needs matrices", "rank 2 or more", got);
   }
-  // Weights that import takes as they are, under an attribute of our own.
+  // An attribute of our own, for what import and fusion take as it is.
   const bool transposed = node.int_or("transB", 0) != 0;
   if (a.back() != b[b.size() - (transposed ? 1 : 2)]) {
     return shape_error(node, "MatMul's operands do not fit", "equal inner dimensions", got);
@@ -78,6 +78,8 @@ std::int64_t operand_index(const Shape& operand, const Shape& out, std::int64_t 
 struct Product {
   Shape a, b, out;
   std::int64_t rows, inner, columns, batches;
+  bool is_b_transposed;
+  std::int64_t b_stride;  // from one of its rows to the next
 
   explicit Product(const OpContext& context)
       : a(context.in_shape(0)),
@@ -86,7 +88,9 @@ struct Product {
         rows(out[out.size() - 2]),
         inner(a.back()),
         columns(out.back()),
-        batches(element_count(out) / (rows * columns)) {}
+        batches(element_count(out) / (rows * columns)),
+        is_b_transposed(context.node.int_or("transB", 0) != 0),
+        b_stride(b.back()) {}
 };
 
 void forward(OpContext& context) {
@@ -95,15 +99,15 @@ void forward(OpContext& context) {
   const OnnxOrdered b(context.pool, p.b, context.in_block(1), context.in[1]);
   OnnxOrderedResult out(context.pool, p.out, context.out_block(0), context.out[0], false);
   for (std::int64_t i = 0; i < p.batches; ++i) {
-    gemm(Transpose::kNo, Transpose::kNo, p.rows, p.columns, p.inner, 1,
+    gemm(Transpose::kNo, Transpose{p.is_b_transposed}, p.rows, p.columns, p.inner, 1,
          a.data() + operand_index(p.a, p.out, i) * p.rows * p.inner, p.inner,
-         b.data() + operand_index(p.b, p.out, i) * p.inner * p.columns, p.columns, 0,
+         b.data() + operand_index(p.b, p.out, i) * p.inner * p.columns, p.b_stride, 0,
          out.data() + i * p.rows * p.columns, p.columns);
   }
   out.finish();
 }
 
-// dA = dC B^T and dB = A^T dC, summed over what was broadcast.
+// dA = dC B^T and dB = A^T dC (or its transpose, dC^T A), summed over what was broadcast.
 void backward(OpContext& context) {
   const Product p(context);
   const OnnxOrdered d_out(context.pool, p.out, context.out_block(0), context.d_out[0]);
@@ -117,9 +121,14 @@ void backward(OpContext& context) {
     for (std::int64_t i = 0; i < p.batches; ++i) {
       const float* d = d_out.data() + i * p.rows * p.columns;
       if (side == 0) {
-        gemm(Transpose::kNo, Transpose::kYes, p.rows, p.inner, p.columns, 1, d, p.columns,
-             other.data() + operand_index(p.b, p.out, i) * p.inner * p.columns, p.columns, 1,
-             gradient.data() + operand_index(p.a, p.out, i) * p.rows * p.inner, p.inner);
+        gemm(Transpose::kNo, Transpose{!p.is_b_transposed}, p.rows, p.inner, p.columns, 1, d,
+             p.columns, other.data() + operand_index(p.b, p.out, i) * p.inner * p.columns,
+             p.b_stride, 1, gradient.data() + operand_index(p.a, p.out, i) * p.rows * p.inner,
+             p.inner);
+      } else if (p.is_b_transposed) {
+        gemm(Transpose::kYes, Transpose::kNo, p.columns, p.inner, p.rows, 1, d, p.columns,
+             other.data() + operand_index(p.a, p.out, i) * p.rows * p.inner, p.inner, 1,
+             gradient.data() + operand_index(p.b, p.out, i) * p.inner * p.columns, p.inner);
       } else {
         gemm(Transpose::kYes, Transpose::kNo, p.inner, p.columns, p.rows, 1,
              other.data() + operand_index(p.a, p.out, i) * p.rows * p.inner, p.inner, d, p.columns,
@@ -142,7 +151,7 @@ double flops(const Node& node, const Shapes& shapes) {
 OpDef mat_mul_op() {
   return {.type = "MatMul",
           .is_linear = true,
-          .notes = "by a weight: linear; of two activations: inside the enclave",
+          .notes = "of two activations: on workers unless an operand is broadcast",
           .unsupported = unsupported,
           .infer = infer,
           .lower = lower,
