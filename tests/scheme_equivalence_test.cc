@@ -21,6 +21,7 @@
 #include "enclave/offload/im2col.h"
 #include "enclave/train/loss.h"
 #include "enclave/train/optimizer.h"
+#include "tests/norms.h"
 
 namespace tempo {
 namespace {
@@ -235,18 +236,6 @@ void make_batch(std::uint32_t number, std::int64_t elements, std::vector<float>&
       input[s * elements + i] = static_cast<float>(0.3 * pattern + noise);
     }
   }
-}
-
-double norm(std::span<const float> values) {
-  double sum = 0;
-  for (const float v : values) sum += double{v} * v;
-  return std::sqrt(sum);
-}
-
-double distance(std::span<const float> a, std::span<const float> b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-  return std::sqrt(sum);
 }
 
 // Largest relative distance over all parameters, and which it is.

@@ -29,6 +29,7 @@
 #include "enclave/offload/fake_link.h"
 #include "enclave/train/loss.h"
 #include "enclave/train/optimizer.h"
+#include "tests/norms.h"
 #include "tests/parity/parity_case.h"
 
 namespace tempo {
@@ -48,18 +49,6 @@ T must(Result<T> result) {
 }
 void must(const Status& status) {
   if (!status.ok()) die(status.error().one_line());
-}
-
-double norm(std::span<const float> values) {
-  double sum = 0;
-  for (const float v : values) sum += double{v} * v;
-  return std::sqrt(sum);
-}
-
-double distance(std::span<const float> a, std::span<const float> b) {
-  double sum = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) sum += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-  return std::sqrt(sum);
 }
 
 std::span<const float> values_of(const ParityParameter& parameter, const std::vector<float>& all) {

@@ -106,6 +106,7 @@ class Planner {
     }
     return {};
   }
+
   // Nodes that the output depends on, and which of them read a tensor.
   void find_readers() {
     std::vector<bool> needed(graph_.tensors.size(), false);

@@ -1,4 +1,4 @@
-// Softmax and LogSoftmax, over one axis or over all from one on.
+// Softmax, LogSoftmax and Hardmax, over one axis or over all from one on.
 #include <algorithm>
 #include <cmath>
 
