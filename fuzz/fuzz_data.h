@@ -41,8 +41,7 @@ inline void read_all(const Dataset& data) {
     const auto index = static_cast<std::uint32_t>(i);
     batcher->fill(std::span(&index, 1), 0, sample);
   }
-  TEMPO_ASSERT(!data.has_labels() ||
-               static_cast<std::int64_t>(data.labels().size()) == data.size());
+  TEMPO_ASSERT(data.labels_a_sample() * data.size() == std::ssize(data.labels()));
   for (const std::int32_t label : data.labels()) TEMPO_ASSERT(label >= 0);
   std::vector<float> values(static_cast<std::size_t>(data.target_width()));
   for (std::int64_t i = 0; data.has_target_values() && i < data.size(); ++i) {
