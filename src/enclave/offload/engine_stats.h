@@ -28,11 +28,11 @@ struct EngineEvent {
 // The measured side of the soundness bound, by operator and product.
 struct ProductSoundness {
   std::string operator_name;
-  std::string product;  // "forward", "weight gradient", "input gradient"
-  int rounds = 0;
-  std::int64_t inner = 0;  // longest dot products
-  double tolerance_over_rms = 0;
+  std::string product;            // "forward", "weight gradient", "input gradient"
+  int rounds = 0;                 // at the end
+  double tolerance_over_rms = 0;  // CheckOutcome's, largest of all checks
   std::uint64_t checks = 0;
+  double miss = 0;  // chance that any of these checks missed an error of the goal's size, at most
 };
 
 struct EngineStats {

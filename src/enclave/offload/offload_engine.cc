@@ -7,12 +7,16 @@
 #include <utility>
 
 #include "base/buffer.h"
+#include "enclave/integrity/soundness.h"
+#include "enclave/obfuscation/kernels.h"
 
 namespace tempo {
 namespace {
 
 enum NoteKind : int { kPutNote, kOutputNote, kInputGradientNote, kWeightGradientNote };
 constexpr std::uint64_t kNotResident = 0;
+// Rounds are added as long as each makes a miss this many times less likely.
+constexpr double kWorthwhileGain = 8;
 
 std::string status_text(const Completion& completion) {
   switch (completion.status) {
@@ -49,6 +53,15 @@ struct OffloadEngine::KeptWeights {
   AxisKey n;
   std::vector<AxisKey> m;
   std::vector<std::vector<std::uint64_t>> weight_id;
+};
+
+// What a verdict is given on.
+struct OffloadEngine::CheckedProduct {
+  ProductSoundness* soundness = nullptr;
+  CheckOutcome outcome;
+  int rounds = 0;          // of the vectors that it was judged with
+  std::int64_t inner = 0;  // length of the dot products
+  std::size_t rows = 0;
 };
 
 // One forward or backward of one operator. Units: tiles (forward) or groups (backward).
@@ -182,7 +195,13 @@ OffloadEngine::OffloadEngine(Plan plan, const EngineOptions& options,
       res_(resources),
       steps_(plan_.ops.size()),
       kept_(plan_.ops.size()),
-      tallies_(plan_.ops.size()) {}
+      soundness_(plan_.ops.size()) {
+  for (const OpPlan& op : plan_.ops) {
+    soundness_[op.op.index] = {{op.op.name, "forward", op.rounds_forward},
+                               {op.op.name, "weight gradient", op.rounds_weight_gradient},
+                               {op.op.name, "input gradient", op.rounds_input_gradient}};
+  }
+}
 
 OffloadEngine::~OffloadEngine() {
   for (const auto& kept : kept_) {
@@ -255,8 +274,9 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input,
     for (std::size_t group = 0; group < plan.groups.size(); ++group) {
       for (const int tile : plan.groups[group].tiles)
         step->group_of_tile[tile] = static_cast<int>(group);
-      step->gradient_checks.push_back(weight_gradient_checks(
-          call.context(plan.groups[group].m_slice), *res_.random, plan.rounds_weight_gradient));
+      step->gradient_checks.push_back(
+          weight_gradient_checks(call.context(plan.groups[group].m_slice), *res_.random,
+                                 soundness_[op.index].weight_gradient.rounds));
     }
     step->gradient_checks_used.assign(plan.groups.size(), false);
   }
@@ -500,9 +520,9 @@ bool OffloadEngine::issue_output(Call& call, int unit, int worker) {
         call.generation[twin] == 1) {
       call.forward_checks[unit] = call.forward_checks[twin];
     } else {
-      call.forward_checks[unit] =
-          forward_checks(call.context(tile.m_slice), *res_.random, call.plan->rounds_forward,
-                         call.weights(tile.m_slice), call.m_key(tile.m_slice));
+      call.forward_checks[unit] = forward_checks(
+          call.context(tile.m_slice), *res_.random, soundness_[call.plan->op.index].forward.rounds,
+          call.weights(tile.m_slice), call.m_key(tile.m_slice));
     }
   }
   if (!ensure_weights(call, tile.m_slice, worker)) return false;
@@ -535,8 +555,8 @@ void OffloadEngine::refresh_projections(Call& call, int unit) {
   const TimeScope scope(*res_.ledger, TimeKind::kCheck);
   const int m_slice = call.plan->groups[unit].m_slice;
   const TileContext context = call.context(m_slice);
-  step.gradient_checks[unit] =
-      weight_gradient_checks(context, *res_.random, call.plan->rounds_weight_gradient);
+  step.gradient_checks[unit] = weight_gradient_checks(
+      context, *res_.random, soundness_[call.plan->op.index].weight_gradient.rounds);
   step.gradient_checks_used[unit] = false;
   for (const int tile : call.plan->groups[unit].tiles) {
     encode_input(context, call.input_of(m_slice), step.rows[call.plan->tiles[tile].p_slice],
@@ -552,7 +572,7 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
   const TileContext context = call.context(group.m_slice);
   OperatorStep& step = *call.step;
   const bool wants_weights = !call.weight_done[unit];
-  const int weight_rounds = call.plan->rounds_weight_gradient;
+  int weight_rounds = 0;
   const auto moved_on = [&] { return call.generation[unit] != generation; };
 
   if (wants_weights) {
@@ -561,12 +581,14 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
                                         [&](int t) { return step.projections[t].norms.empty(); });
     if (step.gradient_checks_used[unit] || incomplete) refresh_projections(call, unit);
     step.gradient_checks_used[unit] = true;
+    weight_rounds = step.gradient_checks[unit].rounds;
     call.weight_expected[unit].reset(static_cast<std::size_t>(slice.size()), weight_rounds);
   }
   if (call.d_input != nullptr) {
     const TimeScope scope(*res_.ledger, TimeKind::kCheck);
     call.input_checks[unit] = input_gradient_checks(
-        context, *res_.random, call.plan->rounds_input_gradient, call.weights(group.m_slice));
+        context, *res_.random, soundness_[call.plan->op.index].input_gradient.rounds,
+        call.weights(group.m_slice));
   }
   const std::vector<Columns> d_output = call.d_output(group.m_slice);
   const std::uint64_t sum_id = res_.dispatcher->next_id();
@@ -754,65 +776,94 @@ void OffloadEngine::retire_vectors(Call& call, int m_slice) {
   }
 }
 
-void OffloadEngine::verdict(Call& call, int unit, int worker, bool passed, const char* product) {
+// Rounds are planned for results whose terms add up as independent ones do. Where they cancel, the
+// tolerance is larger against them, and vectors drawn from now on get another round.
+void OffloadEngine::record_soundness(const CheckedProduct& product) {
+  ProductSoundness& soundness = *product.soundness;
+  const double tolerance = product.outcome.tolerance_over_rms;
+  const auto miss_of = [&](int rounds) {
+    SoundnessGoal goal = options_.goal;
+    goal.checks = 1;
+    return soundness_reached(tolerance, product.inner, rounds, goal);
+  };
+  const double miss = miss_of(product.rounds);
+  soundness.checks += 1;
+  soundness.tolerance_over_rms = std::max(soundness.tolerance_over_rms, tolerance);
+  // Rows of a refused product that passed may have been kept: each had the chance of its own.
+  soundness.miss += product.outcome.passed ? miss : miss * static_cast<double>(product.rows);
+  if (miss > plan_.allowed_miss && soundness.rounds == product.rounds &&
+      product.rounds < kMaxRounds && miss_of(product.rounds + 1) * kWorthwhileGain <= miss) {
+    soundness.rounds += 1;
+    res_.stats->rounds = std::max(res_.stats->rounds, soundness.rounds);
+  }
+}
+
+void OffloadEngine::verdict(Call& call, int unit, int worker, const CheckedProduct& product) {
   EngineStats& stats = *res_.stats;
   stats.checks_done += 1;
-  if (passed) {
+  record_soundness(product);
+  if (product.outcome.passed) {
     stats.workers[worker].products += 1;
     return;
   }
   stats.checks_failed += 1;
   stats.workers[worker].tampered += 1;
-  fail_worker(call, worker, EngineEvent::Kind::kTampered,
-              std::string("wrong result: ") + product + " product, part " + std::to_string(unit));
+  fail_worker(
+      call, worker, EngineEvent::Kind::kTampered,
+      "wrong result: " + product.soundness->product + " product, part " + std::to_string(unit));
   if (!call.is_backward) retire_vectors(call, call.plan->tiles[unit].m_slice);
   if (options_.on_tamper == TamperPolicy::kAbort) {
-    call.fatal = Error{
-        ErrorCode::kTampered,
-        "a worker returned a wrong result",
-        "worker " + std::to_string(worker) + ", operator " + call.plan->op.name + ", " + product,
-        "a product that passes its check",
-        "one that does not",
-        "do not use this worker; --on-tamper continue goes on without it"};
+    call.fatal = Error{ErrorCode::kTampered,
+                       "a worker returned a wrong result",
+                       "worker " + std::to_string(worker) + ", operator " + call.plan->op.name +
+                           ", " + product.soundness->product,
+                       "a product that passes its check",
+                       "one that does not",
+                       "do not use this worker; --on-tamper continue goes on without it"};
   }
 }
 
 void OffloadEngine::finish_output(Call& call, int unit, const Slot& reply, int worker) {
   const Tile& tile = call.plan->tiles[unit];
-  bool passed = false;
+  const TileRows& rows = call.step->rows[tile.p_slice];
+  const ProductChecks& checks = call.forward_checks[unit];
+  CheckOutcome outcome;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kDecode);
-    passed =
-        decode_output(call.context(tile.m_slice), reply.data, call.step->rows[tile.p_slice],
-                      call.m_key(tile.m_slice), call.forward_checks[unit], call.expected[unit],
-                      call.output(tile.m_slice), call.wants_moments ? &call.moments[unit] : nullptr,
-                      tallies_[call.plan->op.index].forward);
+    outcome = decode_output(call.context(tile.m_slice), reply.data, rows, call.m_key(tile.m_slice),
+                            checks, call.expected[unit], call.output(tile.m_slice),
+                            call.wants_moments ? &call.moments[unit] : nullptr);
   }
-  if (!passed && !call.expected[unit].is_finite()) return do_inside(call, unit);
-  if (passed) call.state[unit] = Call::Unit::kDone;
-  verdict(call, unit, worker, passed, "forward");
+  if (!outcome.passed && !call.expected[unit].is_finite()) return do_inside(call, unit);
+  if (outcome.passed) call.state[unit] = Call::Unit::kDone;
+  verdict(call, unit, worker,
+          {&soundness_[call.plan->op.index].forward, outcome, checks.rounds,
+           call.plan->op.geometry.n(), rows.size()});
 }
 
 void OffloadEngine::finish_input_gradient(Call& call, int unit, int tile_index, const Slot& reply,
                                           int worker) {
   const Tile& tile = call.plan->tiles[tile_index];
-  bool passed = false;
+  const TileRows& rows = call.step->rows[tile.p_slice];
+  const std::int64_t features = call.plan->m_slices[tile.m_slice].size();
+  const ProductChecks& checks = call.input_checks[unit];
+  CheckOutcome outcome;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kDecode);
-    passed = decode_input_gradient(
-        call.context(tile.m_slice), reply.data, call.step->rows[tile.p_slice],
-        call.plan->m_slices[tile.m_slice].size(), call.input_checks[unit],
-        call.expected[tile_index], call.input_applied[tile_index], call.d_input_of(tile.m_slice),
-        tallies_[call.plan->op.index].input_gradient);
+    outcome = decode_input_gradient(call.context(tile.m_slice), reply.data, rows, features, checks,
+                                    call.expected[tile_index], call.input_applied[tile_index],
+                                    call.d_input_of(tile.m_slice));
   }
-  if (!passed && !call.expected[tile_index].is_finite()) return do_inside(call, unit);
-  if (passed) call.input_done[tile_index] = true;
+  if (!outcome.passed && !call.expected[tile_index].is_finite()) return do_inside(call, unit);
+  if (outcome.passed) call.input_done[tile_index] = true;
   const auto& tiles = call.plan->groups[unit].tiles;
-  if (passed && call.weight_done[unit] &&
+  if (outcome.passed && call.weight_done[unit] &&
       std::all_of(tiles.begin(), tiles.end(), [&](int t) { return call.input_done[t]; })) {
     call.state[unit] = Call::Unit::kDone;
   }
-  verdict(call, unit, worker, passed, "input gradient");
+  verdict(call, unit, worker,
+          {&soundness_[call.plan->op.index].input_gradient, outcome, checks.rounds, features,
+           rows.size()});
 }
 
 void OffloadEngine::finish_weight_gradient(Call& call, int unit, const Slot& reply, int worker) {
@@ -821,35 +872,31 @@ void OffloadEngine::finish_weight_gradient(Call& call, int unit, const Slot& rep
   for (const int tile : group.tiles) {
     inner += static_cast<std::int64_t>(call.step->rows[call.plan->tiles[tile].p_slice].size());
   }
-  bool passed = false;
+  const ProductChecks& checks = call.step->gradient_checks[unit];
+  const std::vector<float*> d_weights = call.d_weights(group.m_slice);
+  CheckOutcome outcome;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kDecode);
-    passed =
-        decode_weight_gradient(call.context(group.m_slice), reply.data, call.m_key(group.m_slice),
-                               call.step->gradient_checks[unit], call.weight_expected[unit], inner,
-                               call.weight_applied[unit], call.d_weights(group.m_slice),
-                               tallies_[call.plan->op.index].weight_gradient);
+    outcome = decode_weight_gradient(call.context(group.m_slice), reply.data,
+                                     call.m_key(group.m_slice), checks, call.weight_expected[unit],
+                                     inner, call.weight_applied[unit], d_weights);
   }
-  if (!passed && !call.weight_expected[unit].is_finite()) return do_inside(call, unit);
-  if (passed) call.weight_done[unit] = true;
-  if (passed && std::all_of(group.tiles.begin(), group.tiles.end(),
-                            [&](int t) { return call.input_done[t]; })) {
+  if (!outcome.passed && !call.weight_expected[unit].is_finite()) return do_inside(call, unit);
+  if (outcome.passed) call.weight_done[unit] = true;
+  if (outcome.passed && std::all_of(group.tiles.begin(), group.tiles.end(),
+                                    [&](int t) { return call.input_done[t]; })) {
     call.state[unit] = Call::Unit::kDone;
   }
-  verdict(call, unit, worker, passed, "weight gradient");
+  verdict(call, unit, worker,
+          {&soundness_[call.plan->op.index].weight_gradient, outcome, checks.rounds, inner,
+           d_weights.size()});
 }
 
 void OffloadEngine::report_soundness(std::vector<ProductSoundness>& out) const {
-  for (const OpPlan& op : plan_.ops) {
-    const ProductTallies& t = tallies_[op.op.index];
-    const auto append = [&](const char* product, int rounds, std::int64_t inner,
-                            const ToleranceTally& tally) {
-      if (tally.checks == 0) return;
-      out.push_back({op.op.name, product, rounds, inner, tally.tolerance_over_rms(), tally.checks});
-    };
-    append("forward", op.rounds_forward, op.op.geometry.n(), t.forward);
-    append("weight gradient", op.rounds_weight_gradient, op.longest_gradient(), t.weight_gradient);
-    append("input gradient", op.rounds_input_gradient, op.widest_slice(), t.input_gradient);
+  for (const OperatorSoundness& op : soundness_) {
+    for (const ProductSoundness& product : {op.forward, op.weight_gradient, op.input_gradient}) {
+      if (product.checks > 0) out.push_back(product);
+    }
   }
 }
 

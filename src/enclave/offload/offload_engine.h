@@ -70,13 +70,15 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   struct OperatorStep;
   struct KeptWeights;
   struct Call;
+  struct CheckedProduct;
 
   void on_completion(std::uint64_t tag, int worker, const Completion& completion,
                      const std::optional<Slot>& reply) override;
   void finish_output(Call& call, int unit, const Slot& reply, int worker);
   void finish_input_gradient(Call& call, int unit, int tile, const Slot& reply, int worker);
   void finish_weight_gradient(Call& call, int unit, const Slot& reply, int worker);
-  void verdict(Call& call, int unit, int worker, bool passed, const char* product);
+  void record_soundness(const CheckedProduct& product);
+  void verdict(Call& call, int unit, int worker, const CheckedProduct& product);
   void retire_vectors(Call& call, int m_slice);
   void fail_worker(Call& call, int worker, EngineEvent::Kind kind, const std::string& detail);
 
@@ -105,11 +107,12 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   std::uint64_t step_ = 0;
   std::vector<std::unique_ptr<OperatorStep>> steps_;
   std::vector<std::unique_ptr<KeptWeights>> kept_;  // by operator; with reuses_keys
-  struct ProductTallies {
-    ToleranceTally forward, weight_gradient, input_gradient;
+  // By operator: the rounds that new check vectors are drawn for, and what checks came to.
+  struct OperatorSoundness {
+    ProductSoundness forward, weight_gradient, input_gradient;
   };
-  std::vector<ProductTallies> tallies_;  // by operator
-  Call* call_ = nullptr;                 // the call in progress
+  std::vector<OperatorSoundness> soundness_;
+  Call* call_ = nullptr;  // the call in progress
   std::uint64_t call_count_ = 0;
   struct TaskNote {
     std::uint64_t call;

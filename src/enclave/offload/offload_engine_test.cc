@@ -681,6 +681,45 @@ TEST(OffloadEngine, CatchesACheatInEveryProduct) {
   }
 }
 
+// The second half of every weight row undoes all but a tenth of the first: against results that
+// small, what honest rounding is allowed is ten times as large.
+TEST(OffloadEngine, AddsRoundsWhereTermsCancel) {
+  FakeLink link(1, kSharedBytes);
+  const ConvGeometry g = fully_connected(64, 256, 32);
+  Job job({g}, Scheme::kTempo, link);
+  std::vector<Tensors> tensors{Tensors(g)};
+  const int planned = job.engine().plan().ops[0].rounds_forward;
+  const auto forward = [&] {
+    std::vector<ProductSoundness> all;
+    EXPECT_TRUE(job.step(tensors).ok());
+    job.engine().report_soundness(all);
+    return all.at(0);
+  };
+  const ProductSoundness usual = forward();
+  EXPECT_EQ(usual.product, "forward");
+  EXPECT_EQ(usual.rounds, planned);
+  EXPECT_LE(usual.miss, job.engine().plan().allowed_miss * static_cast<double>(usual.checks));
+
+  Tensors& t = tensors[0];
+  for (std::int64_t row = 0; row < g.p(); ++row) {
+    std::copy_n(t.input.data() + row * g.n(), g.n() / 2, t.input.data() + row * g.n() + g.n() / 2);
+  }
+  for (std::int64_t a = 0; a < g.m(); ++a) {
+    for (std::int64_t j = 0; j < g.n() / 2; ++j) {
+      t.weights[a * g.n() + g.n() / 2 + j] = -0.9F * t.weights[a * g.n() + j];
+    }
+  }
+  const ProductSoundness cancelling = forward();
+  EXPECT_GT(cancelling.tolerance_over_rms, 5 * usual.tolerance_over_rms);
+  EXPECT_EQ(cancelling.rounds, planned + 1);
+  double miss = cancelling.miss;
+  for (int step = 0; step < 5; ++step) miss = forward().miss;
+  const ProductSoundness last = forward();
+  EXPECT_GT(last.rounds, planned);
+  EXPECT_LE(last.miss - miss, job.engine().plan().allowed_miss);  // one step has one product
+  EXPECT_EQ(job.stats().checks_failed, 0U);
+}
+
 TEST(OffloadEngine, RefusesNaN) {
   const std::vector<Layer> geometries{conv(2, 8, 8, 16, 3, 1, 1)};
   FakeLink link(2, kSharedBytes);

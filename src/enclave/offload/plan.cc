@@ -322,6 +322,7 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
   }
   goal.checks = std::max(1.0, static_cast<double>(plan.products) * options.products_factor) +
                 rows_of_refused_products(options, plan);
+  plan.allowed_miss = goal.t / goal.checks;
   for (OpPlan& entry : plan.ops) {
     if (!entry.offloaded) continue;
     TEMPO_RETURN_IF_ERROR(choose_rounds(options, goal, entry));

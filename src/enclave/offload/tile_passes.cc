@@ -4,7 +4,6 @@
 #include <array>
 #include <atomic>
 #include <cmath>
-#include <mutex>
 
 #include "base/buffer.h"
 #include "enclave/obfuscation/kernels.h"
@@ -106,11 +105,16 @@ std::vector<float> bias_of(const std::vector<OutputColumns>& columns, std::size_
   return bias;
 }
 
+// What an accepted row says about soundness; tolerance 0: not accepted.
+struct AcceptedRow {
+  double tolerance = 0;
+  double result_squared = 0;
+};
+
 // Verdict on one row whose encoded values lie in `row`; row_factor turns encoded into decoded.
-// Adds to the tally what the row says about tolerance and size.
 bool row_passes(const float* row, std::size_t columns, const CheckRow& check, double row_factor,
                 const double* expected, double operand_magnitude, std::int64_t inner,
-                ToleranceTally& tally) {
+                AcceptedRow& accepted) {
   std::array<double, kMaxRounds> sums{};
   double magnitude = 0;
   check_row(row, columns, check, sums.data(), &magnitude);
@@ -118,14 +122,28 @@ bool row_passes(const float* row, std::size_t columns, const CheckRow& check, do
   for (int k = 0; k < check.rounds; ++k) sums[k] = expected[k] - sums[k] * row_factor;
   const bool passed = accept_row({sums.data(), static_cast<std::size_t>(check.rounds)}, inner,
                                  operand_magnitude, magnitude);
-  if (passed) {
-    const double tolerance = row_tolerance(inner, operand_magnitude, magnitude);
-    tally.tolerance_squared += tolerance * tolerance;
-    tally.result_squared += magnitude;
-    tally.rows += 1;
-    tally.elements += columns;
-  }
+  if (passed) accepted = {row_tolerance(inner, operand_magnitude, magnitude), magnitude};
   return passed;
+}
+
+// Of the worst row: an adversary who spoils one row chooses it. Errors count in units of the row's
+// rms or the product's, whichever is larger; a product too small to move a weight has none.
+double worst_tolerance_over_rms(const std::vector<AcceptedRow>& rows, std::size_t columns) {
+  const auto width = static_cast<double>(columns);
+  double squares = 0;
+  double count = 0;
+  for (const AcceptedRow& row : rows) {
+    squares += row.result_squared;
+    count += row.tolerance > 0 ? 1 : 0;
+  }
+  const double mean_square = count > 0 ? squares / (count * width) : 0;
+  if (!(mean_square > kNegligible * kNegligible)) return 0;
+  double worst = 0;
+  for (const AcceptedRow& row : rows) {
+    worst = std::max(worst,
+                     row.tolerance / std::sqrt(std::max(mean_square, row.result_squared / width)));
+  }
+  return worst;
 }
 
 // Moments of rows, gathered with a shift, in float64 at the end.
@@ -176,20 +194,6 @@ bool ExpectedRows::is_finite() const {
   const auto finite = [](double v) { return std::isfinite(v); };
   return std::all_of(sums.begin(), sums.end(), finite) &&
          std::all_of(magnitude.begin(), magnitude.end(), finite);
-}
-
-void ToleranceTally::add(const ToleranceTally& other) {
-  tolerance_squared += other.tolerance_squared;
-  result_squared += other.result_squared;
-  rows += other.rows;
-  elements += other.elements;
-  checks += other.checks;
-}
-
-double ToleranceTally::tolerance_over_rms() const {
-  if (rows == 0 || !(result_squared > 0)) return 0;
-  return std::sqrt(tolerance_squared / static_cast<double>(rows)) /
-         std::sqrt(result_squared / static_cast<double>(elements));
 }
 
 std::vector<TileRows> make_tile_rows(const ConvGeometry& geometry, const AxisKey& p_key,
@@ -423,10 +427,10 @@ void encode_gradient(const TileContext& context, const std::vector<Columns>& d_o
   }
 }
 
-bool decode_output(const TileContext& context, const std::byte* reply, const TileRows& rows,
-                   const AxisKey& m_key, const ProductChecks& checks, const ExpectedRows& expected,
-                   const std::vector<OutputColumns>& output, ColumnMoments* moments,
-                   ToleranceTally& tally) {
+CheckOutcome decode_output(const TileContext& context, const std::byte* reply, const TileRows& rows,
+                           const AxisKey& m_key, const ProductChecks& checks,
+                           const ExpectedRows& expected, const std::vector<OutputColumns>& output,
+                           ColumnMoments* moments) {
   const std::size_t features = m_key.size();
   const std::vector<float> scale = natural_factors(m_key, m_key.reciprocal);
   const std::vector<float> bias = bias_of(output, features);
@@ -434,7 +438,7 @@ bool decode_output(const TileContext& context, const std::byte* reply, const Til
   pointers.append(checks.result, checks.rounds, features);
   const CheckRow check = pointers.row(checks.result_squares.data());
   std::vector<ColumnMoments> chunk_moments(moments != nullptr ? rows.chunk_count() : 0);
-  std::vector<ToleranceTally> chunk_tallies(rows.chunk_count());
+  std::vector<AcceptedRow> accepted(rows.size());
   std::atomic<bool> passed = true;
   context.pool->parallel_for(
       static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
@@ -447,7 +451,7 @@ bool decode_output(const TileContext& context, const std::byte* reply, const Til
             const float factor = context.p_key->coefficient[rows.first_encoded + rows.ring_row[r]];
             if (!row_passes(row.data(), features, check, factor,
                             expected.sums.data() + r * checks.rounds, expected.magnitude[r],
-                            context.geometry->n(), chunk_tallies[c])) {
+                            context.geometry->n(), accepted[r])) {
               passed = false;
               continue;
             }
@@ -465,21 +469,19 @@ bool decode_output(const TileContext& context, const std::byte* reply, const Til
           }
         }
       });
-  for (const ToleranceTally& chunk : chunk_tallies) tally.add(chunk);
-  tally.checks += 1;
   if (moments != nullptr) {
     moments->reset(static_cast<std::int64_t>(features));
     for (const ColumnMoments& chunk : chunk_moments) {
       moments->merge(chunk.count, chunk.mean.data(), chunk.m2.data());
     }
   }
-  return passed;
+  return {passed, worst_tolerance_over_rms(accepted, features)};
 }
 
-bool decode_input_gradient(const TileContext& context, const std::byte* reply, const TileRows& rows,
-                           std::int64_t features, const ProductChecks& checks,
-                           const ExpectedRows& expected, std::vector<std::uint8_t>& applied,
-                           float* d_input, ToleranceTally& tally) {
+CheckOutcome decode_input_gradient(const TileContext& context, const std::byte* reply,
+                                   const TileRows& rows, std::int64_t features,
+                                   const ProductChecks& checks, const ExpectedRows& expected,
+                                   std::vector<std::uint8_t>& applied, float* d_input) {
   const auto n = static_cast<std::size_t>(context.geometry->n());
   const AxisKey& key = *context.n_key;
   const std::vector<float> scale = natural_factors(key, key.coefficient);
@@ -488,7 +490,7 @@ bool decode_input_gradient(const TileContext& context, const std::byte* reply, c
   const CheckRow check = pointers.row(checks.result_squares.data());
   const Im2colRows im2col{context.geometry};
   const bool direct = context.geometry->is_direct();
-  std::vector<ToleranceTally> chunk_tallies(rows.chunk_count());
+  std::vector<AcceptedRow> accepted(rows.size());
   std::atomic<bool> passed = true;
   context.pool->parallel_for(
       static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
@@ -500,7 +502,7 @@ bool decode_input_gradient(const TileContext& context, const std::byte* reply, c
             copy_in(row_of(reply, rows.ring_row[r], n), n, row.data());
             const float factor = context.p_key->reciprocal[rows.first_encoded + rows.ring_row[r]];
             if (!row_passes(row.data(), n, check, factor, expected.sums.data() + r * checks.rounds,
-                            expected.magnitude[r], features, chunk_tallies[c])) {
+                            expected.magnitude[r], features, accepted[r])) {
               passed = false;
               continue;
             }
@@ -516,35 +518,32 @@ bool decode_input_gradient(const TileContext& context, const std::byte* reply, c
           }
         }
       });
-  for (const ToleranceTally& chunk : chunk_tallies) tally.add(chunk);
-  tally.checks += 1;
-  return passed;
+  return {passed, worst_tolerance_over_rms(accepted, n)};
 }
 
-bool decode_weight_gradient(const TileContext& context, const std::byte* reply,
-                            const AxisKey& m_key, const ProductChecks& checks,
-                            const ExpectedRows& expected, std::int64_t inner,
-                            std::vector<std::uint8_t>& applied,
-                            const std::vector<float*>& d_weights, ToleranceTally& tally) {
+CheckOutcome decode_weight_gradient(const TileContext& context, const std::byte* reply,
+                                    const AxisKey& m_key, const ProductChecks& checks,
+                                    const ExpectedRows& expected, std::int64_t inner,
+                                    std::vector<std::uint8_t>& applied,
+                                    const std::vector<float*>& d_weights) {
   const auto n = static_cast<std::size_t>(context.geometry->n());
   const AxisKey& key = *context.n_key;
   const std::vector<float> scale = natural_factors(key, key.reciprocal);
   RoundPointers pointers;
   pointers.append(checks.result, checks.rounds, n);
   const CheckRow check = pointers.row(checks.result_squares.data());
-  std::mutex tally_mutex;
   std::atomic<bool> passed = true;
   const auto features = static_cast<std::int64_t>(d_weights.size());
+  std::vector<AcceptedRow> accepted(d_weights.size());
   context.pool->parallel_for(features, row_grain(n, 8), [&](std::int64_t begin, std::int64_t end) {
     AlignedBuffer<float> row(n);
-    ToleranceTally chunk_tally;
     for (std::int64_t e = begin; e < end; ++e) {
       const std::uint32_t a = m_key.permutation[e];
       if (applied[a] != 0) continue;
       copy_in(row_of(reply, e, n), n, row.data());
       const float factor = m_key.coefficient[e];
       if (!row_passes(row.data(), n, check, factor, expected.sums.data() + a * checks.rounds,
-                      expected.magnitude[a], inner, chunk_tally)) {
+                      expected.magnitude[a], inner, accepted[a])) {
         passed = false;
         continue;
       }
@@ -552,11 +551,8 @@ bool decode_weight_gradient(const TileContext& context, const std::byte* reply,
                  d_weights[a]);
       applied[a] = 1;
     }
-    const std::lock_guard lock(tally_mutex);
-    tally.add(chunk_tally);
   });
-  tally.checks += 1;
-  return passed;
+  return {passed, worst_tolerance_over_rms(accepted, n)};
 }
 
 void compute_output(const TileContext& context, const float* input, const WeightRows& weights,

@@ -66,17 +66,6 @@ struct InputProjections {
   std::vector<float> norms;        // rows: |X_i|^2
 };
 
-// Measured tolerance and size of results.
-struct ToleranceTally {
-  double tolerance_squared = 0;  // summed over rows
-  double result_squared = 0;     // summed over elements
-  std::uint64_t rows = 0;
-  std::uint64_t elements = 0;
-  std::uint64_t checks = 0;  // products
-  void add(const ToleranceTally& other);
-  double tolerance_over_rms() const;  // 0 when nothing was checked or the results are all zero
-};
-
 // Out-features of a slice as they lie in the tensors of the operator's parts: `width` columns from
 // data[0] on of a matrix whose rows are `stride` apart. A slice is a list of them, side by side.
 struct Columns {
@@ -132,29 +121,36 @@ void encode_gradient(const TileContext& context, const std::vector<Columns>& d_o
                      std::byte* out);
 
 // ---- check and decode ------------------------------------------------------------------------
-// All return whether every row passed. Rows that passed are decoded even when others did not.
+// Rows that passed are decoded even when others did not.
+
+struct CheckOutcome {
+  bool passed = false;  // every row did
+  // The largest error that a row was allowed, in units of its rms or the product's, whichever is
+  // larger; 0 for products that are zero, or too small to move a weight (kNegligible).
+  double tolerance_over_rms = 0;
+};
 
 // Z' of a tile into the slice's columns of the outputs, biases added. `moments`: null, or filled
 // with the moments of the tile's rows over the slice (only meaningful when all passed).
-bool decode_output(const TileContext& context, const std::byte* reply, const TileRows& rows,
-                   const AxisKey& m_key, const ProductChecks& checks, const ExpectedRows& expected,
-                   const std::vector<OutputColumns>& output, ColumnMoments* moments,
-                   ToleranceTally& tally);
+CheckOutcome decode_output(const TileContext& context, const std::byte* reply, const TileRows& rows,
+                           const AxisKey& m_key, const ProductChecks& checks,
+                           const ExpectedRows& expected, const std::vector<OutputColumns>& output,
+                           ColumnMoments* moments);
 
 // dX' of a tile, added to d_input. `features`: out-features summed. `applied` (one flag a row)
 // keeps rows from being added twice.
-bool decode_input_gradient(const TileContext& context, const std::byte* reply, const TileRows& rows,
-                           std::int64_t features, const ProductChecks& checks,
-                           const ExpectedRows& expected, std::vector<std::uint8_t>& applied,
-                           float* d_input, ToleranceTally& tally);
+CheckOutcome decode_input_gradient(const TileContext& context, const std::byte* reply,
+                                   const TileRows& rows, std::int64_t features,
+                                   const ProductChecks& checks, const ExpectedRows& expected,
+                                   std::vector<std::uint8_t>& applied, float* d_input);
 
 // dW' of a group, added to d_weights: a row of n an out-feature of the slice. `inner`: positions
 // summed. `applied` as above, one flag an out-feature.
-bool decode_weight_gradient(const TileContext& context, const std::byte* reply,
-                            const AxisKey& m_key, const ProductChecks& checks,
-                            const ExpectedRows& expected, std::int64_t inner,
-                            std::vector<std::uint8_t>& applied,
-                            const std::vector<float*>& d_weights, ToleranceTally& tally);
+CheckOutcome decode_weight_gradient(const TileContext& context, const std::byte* reply,
+                                    const AxisKey& m_key, const ProductChecks& checks,
+                                    const ExpectedRows& expected, std::int64_t inner,
+                                    std::vector<std::uint8_t>& applied,
+                                    const std::vector<float*>& d_weights);
 
 // ---- the same products inside the enclave -----------------------------------------------------
 void compute_output(const TileContext& context, const float* input, const WeightRows& weights,

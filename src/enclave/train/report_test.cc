@@ -33,7 +33,7 @@ Report some_report() {
   report.engine.workers[1].tampered = 1;
   report.engine.events.push_back({EngineEvent::Kind::kTampered, 1, "conv1", "forward", 17});
   report.engine.events.push_back({EngineEvent::Kind::kLost, -1, "", "gone", 18});
-  report.engine.soundness.push_back({"conv1", "forward", 3, 27, 0.001, 25});
+  report.engine.soundness.push_back({"conv1", "forward", 3, 0.001, 25, 1e-9});
   report.engine.soundness_reached = 1e-9;
   report.process = {12.5, 1 << 20};
   return report;
