@@ -8,5 +8,3 @@ tempo_test(cli_test.cc LABEL fast DEPS tempo_client nlohmann_json::nlohmann_json
 add_dependencies(cli_test tempo fake_enclave)
 target_compile_definitions(cli_test PRIVATE
   TEMPO_FAKE_ENCLAVE="${CMAKE_BINARY_DIR}/tests/fake_enclave")
-# GCC 12 sees an overlap in "literal" + std::string that is not there (GCC bug 105651).
-target_compile_options(cli_test PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
