@@ -15,8 +15,7 @@
 namespace tempo {
 
 struct ImportOptions {
-  bool inference_only = false;  // do not refuse operators that lack a backward pass
-  bool has_batch = true;        // else every dimension is as in the file, the first one, too
+  bool has_batch = true;  // else every dimension is as in the file, the first one, too
 };
 
 struct ExportOptions {
@@ -27,8 +26,7 @@ struct ExportOptions {
 class OnnxModel {
  public:
   // Errors: kBadModel (not ONNX, external data, inconsistent), kUnsupportedModel (one message that
-  // lists every unsupported node: name, operator, opset, and whether forward or only backward
-  // lacks).
+  // lists every unsupported node: name, operator and opset).
   static Result<OnnxModel> import(std::span<const std::byte> file, const ImportOptions& options);
 
   // The model with the graph's current parameters and statistics, in ONNX layout. In inference

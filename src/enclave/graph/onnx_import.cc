@@ -662,7 +662,6 @@ class Importer {
       refuse(node, reason);
       return name_outputs(names);
     }
-    if (!op->has_backward && !options_.inference_only) refuse(node, "", true);
     return add_result(std::move(node), names, computable);
   }
 
@@ -810,11 +809,11 @@ class Importer {
     return {};
   }
 
-  void refuse(const Node& node, const std::string& reason, bool only_backward = false) {
+  void refuse(const Node& node, const std::string& reason) {
     if (++unsupported_count_ > kMaxListedNodes) return;
     if (!unsupported_.empty()) unsupported_ += "; ";
-    unsupported_ += node.name + " (" + node.op_type + ", opset " + std::to_string(node.opset) +
-                    (only_backward ? ", backward)" : ", forward)");
+    unsupported_ +=
+        node.name + " (" + node.op_type + ", opset " + std::to_string(node.opset) + ", forward)";
     if (!reason.empty()) unsupported_ += ": " + reason;
   }
 

@@ -323,9 +323,7 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   job.scheme = *scheme;
   const JobKind kind = job.spec.kind;
 
-  ImportOptions import_options;
-  import_options.inference_only = kind == JobKind::kInfer;
-  auto model = OnnxModel::import(inputs.model, import_options);
+  auto model = OnnxModel::import(inputs.model, {});
   if (!model.ok()) return model.error();
   job.model = std::move(model).value();
   const std::uint64_t model_bytes = inputs.model.size();

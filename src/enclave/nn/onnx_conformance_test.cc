@@ -78,8 +78,7 @@ void fix_inputs(Case* test) {
 
 Result<OnnxModel> import(const Case& test) {
   const std::string bytes = test.model.SerializeAsString();
-  return OnnxModel::import(std::as_bytes(std::span(bytes)),
-                           {.inference_only = true, .has_batch = false});
+  return OnnxModel::import(std::as_bytes(std::span(bytes)), {.has_batch = false});
 }
 
 // Without the list of what is supported.

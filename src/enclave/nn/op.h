@@ -120,7 +120,6 @@ inline constexpr double kFunctionFlops = 10;  // of exp, tanh and the like, abou
 struct OpDef {
   std::string_view type = {};  // ONNX operator
   int min_opset = 1;
-  bool has_backward = true;
   bool is_linear = false;       // done by the LinearEngine, not by forward/backward below
   std::string_view notes = {};  // restrictions, one line, shown by `tempo ops`
 

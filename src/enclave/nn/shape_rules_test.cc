@@ -232,7 +232,6 @@ TEST(OpTable, HasTheOperatorsThatItPromises) {
                            "MaxPool", "Relu", "Reshape", "Softmax"}) {
     const OpDef* op = find_op(type);
     ASSERT_NE(op, nullptr) << type;
-    EXPECT_TRUE(op->has_backward) << type;
     EXPECT_NE(op->infer, nullptr) << type;
   }
   EXPECT_EQ(find_op("Loop"), nullptr);
