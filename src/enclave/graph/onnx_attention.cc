@@ -1,5 +1,6 @@
 #include "enclave/graph/onnx_attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -8,43 +9,36 @@ namespace {
 
 constexpr std::int64_t kMaxMask = std::int64_t{1} << 24;  // elements of a causal mask
 
-// Adds nodes one after the other; the first error stays.
-class Chain {
- public:
-  Chain(const Node& node, const NodeSink& sink) : node_(node), sink_(sink) {}
-
-  // Returns the name of the result.
-  std::string then(const std::string& op_type, std::vector<std::string> inputs,
-                   std::map<std::string, Attribute> attributes = {}) {
-    const std::string result = sink_.fresh_name(node_.name + "/" + op_type);
-    finish(op_type, std::move(inputs), result, std::move(attributes));
-    return result;
-  }
-  void finish(const std::string& op_type, std::vector<std::string> inputs,
-              const std::string& result, std::map<std::string, Attribute> attributes = {}) {
-    if (!status_.ok()) return;
-    Node node{.op_type = op_type,
-              .name = sink_.fresh_name(node_.name + "/" + op_type),
-              .opset = node_.opset,
-              .attributes = std::move(attributes)};
-    status_ = sink_.add(std::move(node), {std::move(inputs), {result}});
-  }
-  std::string ints(const std::string& wish, std::vector<std::int64_t> values) {
-    return sink_.ints(node_.name + "/" + wish, std::move(values));
-  }
-  std::string floats(const std::string& wish, const Shape& shape, std::vector<float> values) {
-    return sink_.floats(node_.name + "/" + wish, shape, std::move(values));
-  }
-  const Status& status() const { return status_; }
-
- private:
-  const Node& node_;
-  const NodeSink& sink_;
-  Status status_;
-};
-
 Attribute order(std::vector<std::int64_t> dims) {
   return {std::move(dims)};
+}
+
+bool has_mask(const std::vector<OperandInfo>& operands) {
+  return operands.size() > 3 && operands[3].is_there;
+}
+
+// Why the node is none that can be done, whatever its sizes; or empty.
+std::string check_form(const Node& node, const NodeNames& names,
+                       const std::vector<OperandInfo>& operands) {
+  for (std::size_t i = 0; i < 3; ++i) {
+    if (i >= operands.size() || !operands[i].is_there) return "it lacks an operand";
+    if (!operands[i].shapes) return "the shape of its input " + names.inputs[i] + " is not known";
+    const Shape& shape = (*operands[i].shapes)[0];
+    const Shape& other = (*operands[i].shapes)[1];
+    if (shape.empty() || shape.size() != other.size() ||
+        !std::equal(shape.begin() + 1, shape.end(), other.begin() + 1)) {
+      return "its operands' sizes depend on the batch";
+    }
+  }
+  for (std::size_t i = 4; i < operands.size(); ++i) {
+    if (operands[i].is_there) return "only without past keys and values";
+  }
+  for (std::size_t i = 1; i < names.outputs.size(); ++i) {
+    if (!names.outputs[i].empty()) return "its output " + names.outputs[i] + " is used";
+  }
+  if (names.outputs.empty() || names.outputs[0].empty()) return "it lacks an output";
+  if (node.float_or("softcap", 0) != 0) return "only without softcap";
+  return "";
 }
 
 // Heads and what follows from them.
@@ -53,47 +47,54 @@ struct Geometry {
   std::int64_t heads = 1, queries = 1, keys = 1, width = 1, value_width = 1;
 };
 
-std::string read_geometry(const Node& node, const AttentionOperands& operands, Geometry* g) {
-  const std::size_t rank = operands.q.size();
-  if ((rank != 3 && rank != 4) || operands.k.size() != rank || operands.v.size() != rank) {
+// Of operands that check_form() has passed. Says why there is none, or nothing.
+std::string read_geometry(const Node& node, const std::vector<OperandInfo>& operands, Geometry* g) {
+  const Shape& q = (*operands[0].shapes)[0];
+  const Shape& k = (*operands[1].shapes)[0];
+  const Shape& v = (*operands[2].shapes)[0];
+  const std::size_t rank = q.size();
+  if ((rank != 3 && rank != 4) || k.size() != rank || v.size() != rank) {
     return "its operands must all have rank 3 or 4";
   }
   g->has_heads = rank == 4;
-  const std::int64_t heads = g->has_heads ? operands.q[1] : node.int_or("q_num_heads", 0);
-  const std::int64_t key_heads = g->has_heads ? operands.k[1] : node.int_or("kv_num_heads", 0);
-  if (heads != key_heads || (g->has_heads && operands.v[1] != heads)) {
+  const std::int64_t heads = g->has_heads ? q[1] : node.int_or("q_num_heads", 0);
+  const std::int64_t key_heads = g->has_heads ? k[1] : node.int_or("kv_num_heads", 0);
+  if (heads != key_heads || (g->has_heads && v[1] != heads)) {
     return "only as many heads of keys and values as of queries";
   }
   const std::size_t tokens = rank - 2;
   const std::int64_t split = g->has_heads ? 1 : heads;
-  if (heads < 1 || operands.q.back() % split != 0 || operands.v.back() % split != 0) {
+  if (heads < 1 || q.back() % split != 0 || v.back() % split != 0) {
     return "its heads do not divide its operands";
   }
-  if (operands.q.back() != operands.k.back() || operands.k[tokens] != operands.v[tokens]) {
-    return "its operands do not fit each other";
-  }
+  if (q.back() != k.back() || k[tokens] != v[tokens]) return "its operands do not fit each other";
   g->heads = heads;
-  g->queries = operands.q[tokens];
-  g->keys = operands.k[tokens];
-  g->width = operands.q.back() / split;
-  g->value_width = operands.v.back() / split;
+  g->queries = q[tokens];
+  g->keys = k[tokens];
+  g->width = q.back() / split;
+  g->value_width = v.back() / split;
+  if (node.int_or("is_causal", 0) != 0 &&
+      g->queries > kMaxMask / std::max<std::int64_t>(1, g->keys)) {
+    return "its causal mask is too large";
+  }
   return "";
 }
 
 // (N, heads, tokens, width), or keys: (N, heads, width, tokens).
-std::string by_head(Chain& chain, const Geometry& g, const std::string& x, const std::string& name,
+std::string by_head(DecompositionBuilder& parts, const Geometry& g, const std::string& x,
                     std::int64_t tokens, std::int64_t width, bool transposed) {
   if (g.has_heads) {
-    return transposed ? chain.then("Transpose", {x}, {{"perm", order({0, 1, 3, 2})}}) : x;
+    return transposed ? parts.add("Transpose", {x}, {{"perm", order({0, 1, 3, 2})}}) : x;
   }
-  const std::string shape = chain.ints(name, {0, tokens, g.heads, width});
-  return chain.then("Transpose", {chain.then("Reshape", {x, shape})},
-                    {{"perm", order(transposed ? std::vector<std::int64_t>{0, 2, 3, 1}
-                                               : std::vector<std::int64_t>{0, 2, 1, 3})}});
+  const std::string shape = parts.ints({0, tokens, g.heads, width});
+  return parts.add("Transpose", {parts.add("Reshape", {x, shape})},
+                   {{"perm", order(transposed ? std::vector<std::int64_t>{0, 2, 3, 1}
+                                              : std::vector<std::int64_t>{0, 2, 1, 3})}});
 }
 
-std::string mask_scores(Chain& chain, const Node& node, const NodeNames& names,
-                        const AttentionOperands& operands, const Geometry& g, std::string scores) {
+std::string mask_scores(DecompositionBuilder& parts, const Node& node, const NodeNames& names,
+                        const std::vector<OperandInfo>& operands, const Geometry& g,
+                        std::string scores) {
   constexpr float kNever = -std::numeric_limits<float>::infinity();
   if (node.int_or("is_causal", 0) != 0) {
     std::vector<float> mask(static_cast<std::size_t>(g.queries * g.keys), 0.0F);
@@ -102,48 +103,40 @@ std::string mask_scores(Chain& chain, const Node& node, const NodeNames& names,
         mask[static_cast<std::size_t>(q * g.keys + k)] = kNever;
       }
     }
-    const std::string later = chain.floats("later", {g.queries, g.keys}, std::move(mask));
-    scores = chain.then("Add", {scores, later});
+    const std::string later = parts.floats({g.queries, g.keys}, std::move(mask));
+    scores = parts.add("Add", {scores, later});
   }
-  if (operands.mask == DataType::kFloat32) {
-    scores = chain.then("Add", {scores, names.inputs[3]});
-  } else if (operands.mask) {
-    scores = chain.then("Where", {names.inputs[3], scores, chain.floats("never", {}, {kNever})});
-  }
-  return scores;
+  if (!has_mask(operands)) return scores;
+  if (operands[3].type == DataType::kFloat32) return parts.add("Add", {scores, names.inputs[3]});
+  return parts.add("Where", {names.inputs[3], scores, parts.number(kNever)});
 }
 
 }  // namespace
 
-Result<std::string> expand_attention(const Node& node, const NodeNames& names,
-                                     const AttentionOperands& operands, const NodeSink& sink) {
+Decomposition decompose_attention(const Node& node, const NodeNames& names,
+                                  const std::vector<OperandInfo>& operands,
+                                  const FreshName& fresh_name) {
   Geometry g;
-  if (std::string reason = read_geometry(node, operands, &g); !reason.empty()) return reason;
-  if (node.float_or("softcap", 0) != 0) return std::string("only without softcap");
-  if (node.int_or("is_causal", 0) != 0 &&
-      g.queries > kMaxMask / std::max<std::int64_t>(1, g.keys)) {
-    return std::string("its causal mask is too large");
-  }
-  Chain chain(node, sink);
+  std::string reason = check_form(node, names, operands);
+  if (reason.empty()) reason = read_geometry(node, operands, &g);
+  if (!reason.empty()) return Decomposition::refused(std::move(reason));
+
+  DecompositionBuilder parts(node, fresh_name);
   const auto default_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(g.width)));
-  const std::string scale = chain.floats("scale", {}, {node.float_or("scale", default_scale)});
-  std::string q = by_head(chain, g, names.inputs[0], "q", g.queries, g.width, false);
-  q = chain.then("Mul", {q, scale});
-  const std::string k = by_head(chain, g, names.inputs[1], "k", g.keys, g.width, true);
-  const std::string v = by_head(chain, g, names.inputs[2], "v", g.keys, g.value_width, false);
-  std::string scores = chain.then("MatMul", {q, k});
-  scores = mask_scores(chain, node, names, operands, g, std::move(scores));
-  const std::string weights = chain.then("Softmax", {scores}, {{"axis", {std::int64_t{-1}}}});
-  if (g.has_heads) {
-    chain.finish("MatMul", {weights, v}, names.outputs[0]);
-  } else {
-    const std::string heads = chain.then("MatMul", {weights, v});
-    const std::string joined = chain.then("Transpose", {heads}, {{"perm", order({0, 2, 1, 3})}});
-    chain.finish("Reshape", {joined, chain.ints("y", {0, g.queries, g.heads * g.value_width})},
-                 names.outputs[0]);
+  const std::string scale = parts.number(node.float_or("scale", default_scale));
+  std::string q = by_head(parts, g, names.inputs[0], g.queries, g.width, false);
+  q = parts.add("Mul", {q, scale});
+  const std::string k = by_head(parts, g, names.inputs[1], g.keys, g.width, true);
+  const std::string v = by_head(parts, g, names.inputs[2], g.keys, g.value_width, false);
+  std::string scores = parts.add("MatMul", {q, k});
+  scores = mask_scores(parts, node, names, operands, g, std::move(scores));
+  const std::string weights = parts.add("Softmax", {scores}, {{"axis", {std::int64_t{-1}}}});
+  const std::string heads = parts.add("MatMul", {weights, v});
+  if (!g.has_heads) {
+    const std::string joined = parts.add("Transpose", {heads}, {{"perm", order({0, 2, 1, 3})}});
+    parts.add("Reshape", {joined, parts.ints({0, g.queries, g.heads * g.value_width})});
   }
-  if (!chain.status().ok()) return chain.status().error();
-  return std::string();
+  return parts.finish(names.outputs[0]);
 }
 
 }  // namespace tempo

@@ -15,6 +15,10 @@ class NodeProto;
 
 namespace tempo {
 
+inline bool is_onnx_domain(std::string_view domain) {
+  return domain.empty() || domain == "ai.onnx";
+}
+
 struct OpSchema {
   std::string_view type;
   // One letter an input: 'f' float32, 'i' integers or flags, 'a' any of them; capitals where the

@@ -159,14 +159,17 @@ std::optional<PerBatch<Shape>> ValueTable::shapes_of(const std::string& name) {
   return shapes;
 }
 
-OperandInfo ValueTable::operand_info(const std::string& name) {
-  if (name.empty()) return {};
-  const Value& value = at(name);
+Result<OperandInfo> ValueTable::operand_info(const std::string& name) {
+  if (name.empty()) return OperandInfo{};
+  Value& value = at(name);
+  Result<const FoldedInts*> ints = known_ints(&value);
+  if (!ints) return ints.error();
   OperandInfo info{.is_there = true,
                    .is_activation = value.is_activation(),
                    .type = DataType::kFloat32,
                    .onnx_type = 0,
-                   .shapes = shapes_of(name)};
+                   .shapes = shapes_of(name),
+                   .ints = value.ints};
   if (value.constant != nullptr) {
     info.onnx_type = value.constant->data_type();
   } else if (value.ints) {

@@ -13,7 +13,7 @@
 #include "enclave/graph/fold.h"
 #include "enclave/graph/graph.h"
 #include "enclave/graph/onnx_constant.h"
-#include "enclave/graph/onnx_decompose.h"
+#include "enclave/graph/onnx_decomposition.h"
 #include "enclave/graph/onnx_rewrite.h"
 
 namespace onnx {
@@ -84,7 +84,8 @@ class ValueTable {
   Result<TensorId> constant_tensor(const std::string& name, const Role& role);
   // Of an activation or a constant, at the probe batch sizes; nothing when they are not known.
   std::optional<PerBatch<Shape>> shapes_of(const std::string& name);
-  OperandInfo operand_info(const std::string& name);
+  // Error: as known_ints.
+  Result<OperandInfo> operand_info(const std::string& name);
   // A computed constant whose elements are all zero.
   bool is_computed_zero(const Value& value) const;
 
