@@ -1,5 +1,6 @@
 #include "enclave/graph/evaluate.h"
 
+#include <algorithm>
 #include <cctype>
 
 #include "enclave/graph/infer_node.h"
@@ -20,6 +21,17 @@ bool has_type(char letter, DataType type) {
   return lower == 'a' || (lower == 'f') == (type == DataType::kFloat32);
 }
 
+bool is_empty_list(const std::optional<Tensor>& operand) {
+  return operand && operand->type == DataType::kInt64 && operand->declared == Shape{0};
+}
+
+// True when an empty list makes an empty list.
+bool passes_nothing_on(const Node& node) {
+  constexpr std::int64_t kOnnxFloat = 1;  // TensorProto.DataType
+  return node.op_type == "Slice" || node.op_type == "Identity" ||
+         (node.op_type == "Cast" && node.int_or("to", kOnnxFloat) != kOnnxFloat);
+}
+
 float* values_of(Tensor& tensor) {
   if (tensor.type == DataType::kFloat32) return tensor.floats.data();
   return reinterpret_cast<float*>(tensor.ints.data());
@@ -29,6 +41,11 @@ float* values_of(Tensor& tensor) {
 
 std::optional<Tensor> evaluate_node(const Node& node, std::vector<std::optional<Tensor>> operands,
                                     std::int64_t max_elements) {
+  // Shape rules take no empty operands, but lists of dimensions are empty at times.
+  if (node.op_type == "Concat") std::erase_if(operands, is_empty_list);
+  if (passes_nothing_on(node) && !operands.empty() && is_empty_list(operands[0])) {
+    return operands[0];
+  }
   const OpDef* op = find_op(node.op_type);
   const OpSchema* schema = find_schema(node.op_type);
   if (op == nullptr || schema == nullptr || !can_evaluate(*op, node) ||
@@ -56,15 +73,19 @@ std::optional<Tensor> evaluate_node(const Node& node, std::vector<std::optional<
     graph.tensors.push_back(std::move(operand));
   }
   if (op->unsupported != nullptr && !op->unsupported(graph, alone).empty()) return std::nullopt;
-  const Result<std::vector<Shape>> outputs = infer_node(graph, alone, std::move(inputs), 1);
-  if (!outputs || element_count((*outputs)[0]) > max_elements) return std::nullopt;
+  const Result<std::vector<Shape>> outputs =
+      op->infer({.graph = graph, .node = alone, .inputs = std::move(inputs), .allows_empty = true});
+  if (!outputs) return std::nullopt;
+  const std::int64_t count = bounded_element_count((*outputs)[0]);
+  if (count < 0 || count > max_elements) return std::nullopt;
 
   alone.outputs = {static_cast<TensorId>(graph.tensors.size())};
   shapes.push_back((*outputs)[0]);
   Tensor result{.kind = TensorKind::kConstant, .declared = shapes.back()};
   if (op->output_type != nullptr) result.type = op->output_type(graph, alone);
-  const auto count = static_cast<std::size_t>(element_count(result.declared));
-  (result.type == DataType::kFloat32 ? result.floats.resize(count) : result.ints.resize(count));
+  if (count == 0) return result;
+  const auto size = static_cast<std::size_t>(count);
+  (result.type == DataType::kFloat32 ? result.floats.resize(size) : result.ints.resize(size));
   graph.tensors.push_back({.type = result.type});
 
   ThreadPool pool(1);

@@ -1,7 +1,8 @@
 // File: enclave/graph/fold.h
 // Exporters compute Reshape's target from the input's shape with a handful of integer nodes
-// (Shape, Gather, Unsqueeze, Concat). They are evaluated at import, at two batch sizes: what comes
-// out the same does not depend on the batch, and no symbolic algebra is needed.
+// (Shape, Gather, Unsqueeze, Concat). Import evaluates them (evaluate.h) at two batch sizes: what
+// comes out the same does not depend on the batch, and no symbolic algebra is needed. Here is where
+// such integers come from, and what Reshape makes of them.
 // Thread safety: free functions without state.
 #pragma once
 
@@ -9,7 +10,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "enclave/graph/graph.h"
@@ -29,16 +29,11 @@ struct FoldedInts {
 };
 
 // Longer integer tensors are not followed: no shape is that long.
-inline constexpr std::size_t kMaxFoldedInts = 64;
+inline constexpr std::int64_t kMaxFoldedInts = 64;
 
-// True for operators that fold_node() knows, given integers.
-bool is_foldable(const std::string& op_type);
-
-// The node's output for inputs that are all known (null: absent), or nothing when it cannot be
-// known. Never for Shape and Size, which are next.
-std::optional<FoldedInts> fold_node(const Node& node, const std::vector<const FoldedInts*>& inputs);
-std::optional<FoldedInts> fold_shape(const Node& node, const PerBatch<Shape>& input);
-// The number of elements.
+// What Shape and Size give.
+FoldedInts fold_shape(const Node& node, const PerBatch<Shape>& input);
+// Nothing when there are too many elements.
 std::optional<FoldedInts> fold_size(const PerBatch<Shape>& input);
 
 // Reshape's target for any batch size, with 0 (copy the input's dimension) or -1 (the rest) where

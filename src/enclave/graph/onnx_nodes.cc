@@ -139,16 +139,12 @@ Status NodeImporter::add_operator(Node node, const NodeNames& names) {
     if (refusal.empty() && *input != kNoTensor) {
       TEMPO_RETURN_IF_ERROR(check_type(node, *schema, i, *input, &refusal));
     }
-    if (!refusal.empty()) {
-      return refuse(node, names, refusal);
-    }
+    if (!refusal.empty()) return refuse(node, names, refusal);
     computable = computable && (*input == kNoTensor || values_.shapes(*input).has_value());
     node.inputs.push_back(*input);
   }
   const std::string reason = why_not(node, names, *op);
-  if (!reason.empty()) {
-    return refuse(node, names, reason);
-  }
+  if (!reason.empty()) return refuse(node, names, reason);
   return add_result(std::move(node), names, computable);
 }
 

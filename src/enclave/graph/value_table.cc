@@ -9,8 +9,10 @@
 
 #include "enclave/graph/evaluate.h"
 #include "enclave/graph/onnx_parse.h"
+#include "enclave/graph/onnx_schema.h"
 #include "enclave/graph/onnx_tensor.h"
 #include "enclave/graph/storage.h"
+#include "enclave/nn/op.h"
 
 namespace tempo {
 namespace {
@@ -198,7 +200,7 @@ Result<const FoldedInts*> ValueTable::known_ints(Value* value) {
       if (info.error().code == ErrorCode::kUnsupportedModel) return nullptr;
       return info.error();
     }
-    if (info->count <= static_cast<std::int64_t>(kMaxFoldedInts)) {
+    if (info->count <= kMaxFoldedInts) {
       const std::vector<std::int64_t> ints = read_ints(*value->constant, *info);
       value->ints = FoldedInts{info->dims.empty(), {ints, ints}};
     }
@@ -323,7 +325,7 @@ void ValueTable::declare_floats(const std::string& name, const Shape& shape,
   declare_computed(name, Tensor{.declared = shape, .floats = std::move(floats)});
 }
 
-// A transposed weight: products by it take the weight itself (see onnx_import.cc).
+// A transposed weight: products by it take the weight itself (see onnx_nodes.cc).
 bool ValueTable::transposed(const Node& node, const NodeNames& names) {
   if (node.op_type != "Transpose") return false;
   const Value& source = at(names.inputs[0]);
@@ -336,53 +338,91 @@ bool ValueTable::transposed(const Node& node, const NodeNames& names) {
   return true;
 }
 
-// The operator's own forward computes what depends on constants alone.
+// The operator's own forward computes what depends on constants and the batch size alone.
 Result<bool> ValueTable::evaluate(const Node& node, const NodeNames& names) {
-  std::vector<std::optional<Tensor>> operands;
-  bool depends_on_batch = false;
+  bool is_lost = false, depends_on_batch = false, are_ints = true;
   for (std::size_t i = 0; i < names.inputs.size(); ++i) {
-    operands.emplace_back();
     if (names.inputs[i].empty()) continue;
-    const std::string& name = tied_to(names.inputs[i]);
-    const Value& value = values_.at(name);
+    Value& value = at(names.inputs[i]);
+    is_lost = is_lost || value.is_lost;
+    if (value.is_lost) continue;
     if (!value.is_constant() || role_of(node, i, value).kind != TensorKind::kConstant) return false;
-    Tensor tensor{.name = name, .kind = TensorKind::kConstant};
-    TEMPO_RETURN_IF_ERROR(fill_constant(name, value, {}, &tensor));
-    work_budget_ -= element_count(tensor.declared);
-    if (work_budget_ < 0) return false;
-    depends_on_batch = depends_on_batch || !tensor.ints_per_sample.empty();
-    operands.back() = std::move(tensor);
+    Result<const FoldedInts*> ints = known_ints(&value);
+    if (!ints) return ints.error();
+    are_ints = are_ints && *ints != nullptr;
+    depends_on_batch = depends_on_batch || (*ints != nullptr && (*ints)->depends_on_batch());
   }
-  if (depends_on_batch) return evaluate_per_batch(node, names.outputs[0], operands);
-  std::optional<Tensor> result =
-      evaluate_node(node, std::move(operands), std::min(copy_budget_ / 8, work_budget_));
-  if (!result) return false;
-  work_budget_ -= element_count(result->declared);
-  copy_budget_ -= 8 * element_count(result->declared);
-  declare_computed(names.outputs[0], *result);
+  if (is_lost) return are_ints && lose(node, names);
+  if (depends_on_batch) return evaluate_per_batch(node, names);
+  std::int64_t room = std::min(copy_budget_ / 8, work_budget_);
+  if (are_ints) room = std::max(room, kMaxFoldedInts);  // as short as what they are made of
+  Result<std::optional<Tensor>> result = evaluate_at(0, node, names, room);
+  if (!result) return result.error();
+  if (!*result) return false;
+  work_budget_ -= element_count((*result)->declared);
+  copy_budget_ -= 8 * element_count((*result)->declared);
+  declare_computed(names.outputs[0], **result);
+  return true;
+}
+
+// Integers that would be known if an unsupported node were none.
+bool ValueTable::lose(const Node& node, const NodeNames& names) {
+  const OpDef* op = find_op(node.op_type);
+  const OpSchema* schema = find_schema(node.op_type);
+  if (op == nullptr || op->output_type == nullptr || schema == nullptr ||
+      !schema->takes(names.inputs.size())) {
+    return false;
+  }
+  Graph graph;
+  Node alone = node;
+  for (std::size_t i = 0; i < names.inputs.size(); ++i) {
+    const bool is_absent = names.inputs[i].empty();
+    if (is_absent && i < schema->required) return false;
+    alone.inputs.push_back(is_absent ? kNoTensor : static_cast<TensorId>(graph.tensors.size()));
+    if (!is_absent) graph.tensors.push_back({.type = DataType::kInt64});
+  }
+  if (op->output_type(graph, alone) != DataType::kInt64) return false;
+  declare_lost(names.outputs[0]);
   return true;
 }
 
 // Integers that stay short enough to be known for every batch size.
-bool ValueTable::evaluate_per_batch(const Node& node, const std::string& output,
-                                    const std::vector<std::optional<Tensor>>& operands) {
+Result<bool> ValueTable::evaluate_per_batch(const Node& node, const NodeNames& names) {
   FoldedInts known;
   for (std::size_t batch = 0; batch < kProbeBatches.size(); ++batch) {
-    std::vector<std::optional<Tensor>> at_batch = operands;
-    for (std::optional<Tensor>& operand : at_batch) {
-      if (!operand) continue;
-      operand->ints = ints_at(*operand, kProbeBatches[batch]);
-      operand->ints_per_sample.clear();
-    }
-    const auto result = evaluate_node(node, std::move(at_batch), kMaxFoldedInts);
+    Result<std::optional<Tensor>> found = evaluate_at(batch, node, names, kMaxFoldedInts);
+    if (!found) return found.error();
+    const std::optional<Tensor>& result = *found;
     if (!result || result->type != DataType::kInt64 || result->declared.size() > 1) return false;
     // As many as samples: for a node of the graph to make.
     if (batch > 0 && result->ints.size() != known.at[0].size()) return false;
     known.is_scalar = result->declared.empty();
     known.at[batch] = result->ints;
   }
-  values_[output].ints = std::move(known);
+  values_[names.outputs[0]].ints = std::move(known);
   return true;
+}
+
+Result<std::optional<Tensor>> ValueTable::evaluate_at(std::size_t batch, const Node& node,
+                                                      const NodeNames& names,
+                                                      std::int64_t max_elements) {
+  std::vector<std::optional<Tensor>> operands(names.inputs.size());
+  for (std::size_t i = 0; i < operands.size(); ++i) {
+    if (names.inputs[i].empty()) continue;
+    const std::string& name = tied_to(names.inputs[i]);
+    const Value& value = values_.at(name);
+    Tensor& tensor = operands[i].emplace(Tensor{.name = name, .kind = TensorKind::kConstant});
+    if (value.ints) {
+      tensor.type = DataType::kInt64;
+      tensor.ints = value.ints->at[batch];
+      if (!value.ints->is_scalar) tensor.declared = {static_cast<std::int64_t>(tensor.ints.size())};
+      continue;
+    }
+    TEMPO_RETURN_IF_ERROR(fill_constant(name, value, {}, &tensor));
+    work_budget_ -= element_count(tensor.declared);
+    if (work_budget_ < 0) return std::optional<Tensor>();
+  }
+  return evaluate_node(node, std::move(operands), max_elements);
 }
 
 Result<bool> ValueTable::absorb(const Node& node, const NodeNames& names, int position) {
@@ -395,8 +435,6 @@ Result<bool> ValueTable::absorb(const Node& node, const NodeNames& names, int po
     return true;
   }
   Result<bool> done = alias_activation(node, names);
-  if (!done || *done) return done;
-  done = fold(node, names);
   if (!done || *done) return done;
   return evaluate(node, names);
 }
@@ -467,37 +505,6 @@ bool ValueTable::fold_dimensions(const Node& node, const NodeNames& names) {
     return true;
   }
   values_[names.outputs[0]].ints = is_size ? fold_size(*shape) : fold_shape(node, *shape);
-  return true;
-}
-
-Result<bool> ValueTable::fold(const Node& node, const NodeNames& names) {
-  if (!is_foldable(node.op_type) || names.inputs.size() > kMaxFoldedInts) {
-    return false;
-  }
-  std::vector<const FoldedInts*> inputs;
-  bool is_lost = false;
-  for (const std::string& name : names.inputs) {
-    if (name.empty()) {
-      inputs.push_back(nullptr);
-      continue;
-    }
-    Value& value = at(name);
-    if (value.is_lost) {
-      is_lost = true;
-      continue;
-    }
-    Result<const FoldedInts*> ints = known_ints(&value);
-    if (!ints) return ints.error();
-    if (*ints == nullptr) return false;
-    inputs.push_back(*ints);
-  }
-  if (is_lost) {
-    values_[names.outputs[0]].is_lost = true;
-    return true;
-  }
-  std::optional<FoldedInts> folded = fold_node(node, inputs);
-  if (!folded) return false;
-  values_[names.outputs[0]].ints = std::move(folded);
   return true;
 }
 

@@ -107,10 +107,12 @@ class ValueTable {
   // Shape and Size.
   bool fold_dimensions(const Node& node, const NodeNames& names);
   bool transposed(const Node& node, const NodeNames& names);
-  Result<bool> fold(const Node& node, const NodeNames& names);
   Result<bool> evaluate(const Node& node, const NodeNames& names);
-  bool evaluate_per_batch(const Node& node, const std::string& output,
-                          const std::vector<std::optional<Tensor>>& operands);
+  Result<bool> evaluate_per_batch(const Node& node, const NodeNames& names);
+  bool lose(const Node& node, const NodeNames& names);
+  // At one of the probe batch sizes. Precondition: the inputs are constants.
+  Result<std::optional<Tensor>> evaluate_at(std::size_t batch, const Node& node,
+                                            const NodeNames& names, std::int64_t max_elements);
 
   void declare_computed(const std::string& name, const Tensor& tensor);
   static Status fill_known_ints(const std::string& name, const FoldedInts& known, Tensor* tensor);

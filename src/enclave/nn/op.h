@@ -25,6 +25,9 @@ struct ShapeContext {
   const Node& node;
   std::vector<Shape> inputs;
   std::int64_t batch = 1;
+  // At import, a Slice of a shape may leave nothing: a dimension of 0, which no tensor of a step
+  // has.
+  bool allows_empty = false;
 };
 
 // One node at one step. Tensors lie as `blocks` says; null where absent or not needed. Those of

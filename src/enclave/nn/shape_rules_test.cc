@@ -55,9 +55,10 @@ struct OneNode {
     graph.nodes.push_back(std::move(node));
   }
 
-  Result<std::vector<Shape>> infer() const {
+  Result<std::vector<Shape>> infer(bool allows_empty = false) const {
     const Node& node = graph.nodes[0];
-    return find_op(node.op_type)->infer({.graph = graph, .node = node, .inputs = shapes});
+    return find_op(node.op_type)
+        ->infer({.graph = graph, .node = node, .inputs = shapes, .allows_empty = allows_empty});
   }
 };
 
@@ -213,6 +214,11 @@ TEST(ShapeRules, SurviveWhateverComes) {
     const OneNode one(std::string(op.type), inputs, attributes, list(), rng() % 2 == 0 ? 9 : 13);
     const Node& node = one.graph.nodes[0];
     if (op.unsupported != nullptr && !op.unsupported(one.graph, node).empty()) continue;
+    if (const auto lists = one.infer(true); lists.ok()) {
+      for (const Shape& shape : *lists) {
+        for (const std::int64_t dim : shape) ASSERT_GE(dim, 0) << op.type;
+      }
+    }
     const auto shapes = one.infer();
     if (!shapes.ok()) {
       EXPECT_NE(shapes.error().code, ErrorCode::kInternal);

@@ -63,7 +63,7 @@ Result<std::vector<Range>> ranges_of(const ShapeContext& context) {
     };
     Range range{clamp(starts[i], 0), steps[i], 0};
     range.count = count_of(range, clamp(ends[i], backwards ? -1 : 0));
-    if (range.count == 0) {
+    if (range.count == 0 && !context.allows_empty) {
       return shape_error(node, "Slice leaves nothing of dimension " + std::to_string(*axis),
                          "at least one element", shape_to_string(in));
     }
