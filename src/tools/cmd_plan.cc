@@ -1,4 +1,4 @@
-// tempo plan: what a training run of a model would do, before it does it.
+// tempo plan: what a run of a model would do, before it does it.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
@@ -13,7 +13,8 @@ class PlanCommand final : public Command {
   CLI::App* add_to(CLI::App& tempo) override {
     CLI::App* app = tempo.add_subcommand(
         "plan",
-        "Show the plan of a training run: where each linear operator is done, its tiles, bytes, "
+        "Show the plan of a training run, or of predictions: where each linear operator is done, "
+        "its tiles, bytes, "
         "checks and costs, the work of all others, and the enclave's peak memory.");
     flags_.add_to(*app);
     app->add_flag("--json", json_, "as JSON");

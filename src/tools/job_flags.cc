@@ -51,6 +51,9 @@ void JobFlags::add_to(CLI::App& command) {
   command.add_option("--job", job_file_, "read flags from a TOML file; flags override it");
   command.add_option("--model", request_.model_path, "the model, an ONNX file");
   add_data_flags(command);
+  if (request_.spec.kind == JobKind::kPlan) {
+    command.add_flag("--inference", request_.spec.inference, "plan predictions, not training");
+  }
   if (request_.spec.kind != JobKind::kInfer) add_training_flags(command);
   add_protection_flags(command);
   add_machine_flags(command);

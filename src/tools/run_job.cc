@@ -68,7 +68,7 @@ Status JobRun::prepare() {
   TEMPO_RETURN_IF_ERROR(refuse_equal_paths(request_.predictions_output, request_.report_output));
   TEMPO_RETURN_IF_ERROR(check_readable(request_.model_path));
   if (!request_.data.empty()) {
-    auto data = find_data(request_.data, spec_.kind);
+    auto data = find_data(request_.data, predicts(spec_) ? JobKind::kInfer : spec_.kind);
     if (!data) return data.error();
     data_ = std::move(*data);
     spec_.data.format = data_.format;

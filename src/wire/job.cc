@@ -181,7 +181,7 @@ Status check_loss(const JobSpec& spec) {
 
 // In training, two steps under the same keys give the model away outright.
 Status check_key_reuse(const JobSpec& spec) {
-  if (!spec.insecure_key_reuse || spec.kind != JobKind::kTrain) return {};
+  if (!spec.insecure_key_reuse || predicts(spec)) return {};
   return Error{ErrorCode::kUsage,
                "training draws new keys for every batch",
                "insecure_key_reuse",
@@ -210,6 +210,10 @@ std::span<const std::string_view> data_file_names() {
 }
 std::span<const std::string_view> data_formats() {
   return kDataFormats;
+}
+
+bool predicts(const JobSpec& spec) {
+  return spec.kind == JobKind::kInfer || (spec.kind == JobKind::kPlan && spec.inference);
 }
 
 std::string_view job_kind_name(JobKind kind) {

@@ -63,6 +63,7 @@ struct DataSpec {
 
 struct JobSpec {
   JobKind kind = JobKind::kTrain;
+  bool inference = false;        // kPlan: of predictions, not of training
   std::string scheme = "tempo";  // local, plain, tempo
   OffloadPolicy offload = OffloadPolicy::kAuto;
   TamperPolicy on_tamper = TamperPolicy::kContinue;
@@ -114,6 +115,8 @@ std::string job_to_json(const JobSpec& spec);
 // Comes from outside. Keys that are left out keep their defaults; unknown keys, other types and
 // values out of range are refused. Error kUsage, `where` = the key ("schedule.kind").
 Result<JobSpec> job_from_json(std::string_view text);
+// Whether it is about predictions: kInfer, or the plan of it.
+bool predicts(const JobSpec& spec);
 // Ranges and combinations, as job_from_json() checks them (scheme: only that it looks like a name).
 Status check_job(const JobSpec& spec);
 

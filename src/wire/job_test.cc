@@ -219,6 +219,13 @@ TEST(Job, OnlyPredictionsMayReuseKeys) {
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, ErrorCode::kUsage);
   EXPECT_EQ(refused.error().where, "insecure_key_reuse");
+
+  EXPECT_FALSE(job_from_json(R"({"kind": "plan", "insecure_key_reuse": true})").ok())
+      << "the plan of training";
+  const auto plan =
+      job_from_json(R"({"kind": "plan", "inference": true, "insecure_key_reuse": true})");
+  ASSERT_TRUE(plan.ok()) << plan.error().one_line();
+  EXPECT_TRUE(predicts(*plan));
 }
 
 }  // namespace

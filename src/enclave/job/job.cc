@@ -284,13 +284,14 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
 
 Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   const JobEngines& engines = *job.engines;
+  const bool trains = !predicts(job.spec);
   ExecutorOptions options;
   options.batch = job.spec.batch;
-  options.mode = StepMode::kTraining;
+  options.mode = trains ? StepMode::kTraining : StepMode::kInference;
   options.channel_block = engines.channel_block();
   const auto ops = Executor::linear_ops(job.model.graph, options);
   if (!ops.ok()) return ops.error();
-  const auto plan = engines.plan_for(*ops, StepMode::kTraining);
+  const auto plan = engines.plan_for(*ops, options.mode);
   if (!plan.ok()) return plan.error();
   const auto shapes = infer_shapes(job.model.graph, job.spec.batch);
   if (!shapes.ok()) return shapes.error();
@@ -298,9 +299,10 @@ Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   summary.plan = &*plan;
   summary.scheme = job.scheme;
   summary.batch = job.spec.batch;
+  summary.trains = trains;
   summary.accumulate = job.spec.accumulate;
   summary.steps = job.length.steps;
-  summary.batches = job.length.batches;
+  summary.batches = trains ? job.length.batches : job.inference_batches;
   summary.trained = summarise_model(job.model.graph, 0).parameters;
   summary.frozen = job.frozen;
   summary.optimizer = job.spec.optimizer.kind;
@@ -328,7 +330,7 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   job.model = std::move(model).value();
   const std::uint64_t model_bytes = inputs.model.size();
   inputs.model = std::vector<std::byte>();  // "= {}" would keep its memory
-  if (kind != JobKind::kInfer) {
+  if (!predicts(job.spec)) {
     const auto frozen = freeze_parameters(job.model.graph, job.spec.frozen);
     if (!frozen.ok()) return frozen.error();
     job.frozen = *frozen;
@@ -344,7 +346,7 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   }
   const std::int64_t train_samples = job.data.train.size();
   const std::int64_t test_samples =
-      kind == JobKind::kInfer && job.data.test.empty() ? train_samples : job.data.test.size();
+      predicts(job.spec) && job.data.test.empty() ? train_samples : job.data.test.size();
   job.length = run_length(job.spec, train_samples);
   job.inference_batches = (kind == JobKind::kTrain ? job.spec.epochs : 1) *
                           std::max<std::int64_t>(1, ceil_div(test_samples, job.spec.batch));

@@ -89,10 +89,13 @@ std::string plan_text(const PlanSummary& summary) {
   const Plan& plan = *summary.plan;
   std::string out =
       fmt::format("scheme {}: {}\n", scheme_name(summary.scheme), scheme_statement(summary.scheme));
-  out += fmt::format(
-      "batch {}, {} steps{}; {} values trained{}\n", summary.batch, summary.steps,
-      summary.accumulate > 1 ? fmt::format(" of {} batches", summary.accumulate) : "",
-      summary.trained, summary.frozen > 0 ? fmt::format(", {} frozen", summary.frozen) : "");
+  out += summary.trains
+             ? fmt::format(
+                   "batch {}, {} steps{}; {} values trained{}\n", summary.batch, summary.steps,
+                   summary.accumulate > 1 ? fmt::format(" of {} batches", summary.accumulate) : "",
+                   summary.trained,
+                   summary.frozen > 0 ? fmt::format(", {} frozen", summary.frozen) : "")
+             : fmt::format("predictions, batch {}, {} batches\n", summary.batch, summary.batches);
   out += "m out-features, n in-features, p positions\n\n";
   out += fmt::format(
       "{:<24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9} {:>9} {:>8} {:>8}  {}\n",
@@ -122,6 +125,10 @@ std::string plan_text(const PlanSummary& summary) {
   out += fmt::format(
       "ring traffic a batch: {:.1f} MiB to workers, {:.1f} MiB back; {} checked products\n",
       mib(plan.bytes_to_workers), mib(plan.bytes_from_workers), plan.products);
+  if (plan.bytes_to_workers_once > 0) {
+    out += fmt::format("with the first batch, weights that stay there: {:.1f} MiB\n",
+                       mib(plan.bytes_to_workers_once));
+  }
   for (std::size_t w = 0; w < plan.resident_bytes.size(); ++w) {
     out += fmt::format("worker {} holds at most {:.1f} MiB\n", w, mib(plan.resident_bytes[w]));
   }
@@ -169,6 +176,7 @@ std::string plan_json(const PlanSummary& summary) {
                      {"weight_gradient", op.rounds_weight_gradient},
                      {"input_gradient", op.rounds_input_gradient}}},
                    {"bytes_to_workers", op.offloaded ? op.bytes_to_workers : 0},
+                   {"bytes_to_workers_once", op.offloaded ? op.bytes_to_workers_once : 0},
                    {"bytes_from_workers", op.offloaded ? op.bytes_from_workers : 0},
                    {"offloaded_cost_ms", op.offloaded_cost_ms},
                    {"local_cost_ms", op.local_cost_ms},
@@ -185,6 +193,7 @@ std::string plan_json(const PlanSummary& summary) {
   const nlohmann::json json = {
       {"scheme", scheme_name(summary.scheme)},
       {"statement", scheme_statement(summary.scheme)},
+      {"kind", job_kind_name(summary.trains ? JobKind::kTrain : JobKind::kInfer)},
       {"batch", summary.batch},
       {"accumulate", summary.accumulate},
       {"steps", summary.steps},
@@ -198,6 +207,7 @@ std::string plan_json(const PlanSummary& summary) {
       {"offloaded_multiply_adds", plan.offloaded_multiply_adds},
       {"offloaded_share", plan.offloaded_share()},
       {"bytes_to_workers", plan.bytes_to_workers},
+      {"bytes_to_workers_once", plan.bytes_to_workers_once},
       {"bytes_from_workers", plan.bytes_from_workers},
       {"products", plan.products},
       {"worker_resident_bytes", plan.resident_bytes},

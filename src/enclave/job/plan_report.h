@@ -27,9 +27,10 @@ struct PlanSummary {
   const Plan* plan = nullptr;
   Scheme scheme = Scheme::kLocal;
   std::int64_t batch = 0;
+  bool trains = true;           // else it predicts: no steps, accumulate, optimizer
   std::int64_t accumulate = 1;  // batches in a step
   std::int64_t steps = 0;
-  std::int64_t batches = 0;  // in all steps
+  std::int64_t batches = 0;  // in the whole job
   std::int64_t trained = 0;  // values of parameters
   std::int64_t frozen = 0;
   OptimizerKind optimizer = OptimizerKind::kSgd;

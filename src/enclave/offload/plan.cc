@@ -101,9 +101,16 @@ std::int64_t widest(const std::vector<Slice>& slices) {
   return widest_size;
 }
 
-void count_traffic(StepMode mode, OpPlan& plan) {
+// The engine does the same: operands of activation products change with the batch.
+bool keeps_weights(const PlanOptions& options, const LinearOp& op) {
+  return options.mode == StepMode::kInference && options.keeps_weights && !op.of_activations;
+}
+
+void count_traffic(const PlanOptions& options, OpPlan& plan) {
+  const StepMode mode = options.mode;
   const ConvGeometry& g = plan.op.geometry;
   std::uint64_t to = 0;
+  std::uint64_t to_once = 0;
   std::uint64_t from = 0;
   std::set<std::pair<int, int>> weights;  // (m_slice, worker)
   std::set<std::pair<int, int>> inputs;   // (p_slice, worker)
@@ -111,7 +118,9 @@ void count_traffic(StepMode mode, OpPlan& plan) {
     const auto rows = static_cast<std::uint64_t>(plan.p_slices[tile.p_slice].size());
     const auto features = static_cast<std::uint64_t>(plan.m_slices[tile.m_slice].size());
     const auto n = static_cast<std::uint64_t>(g.n());
-    if (weights.insert({tile.m_slice, tile.worker}).second) to += features * n;
+    if (weights.insert({tile.m_slice, tile.worker}).second) {
+      (keeps_weights(options, plan.op) ? to_once : to) += features * n;
+    }
     if (inputs.insert({tile.p_slice, tile.worker}).second) to += rows * n;
     from += rows * features;
     if (mode == StepMode::kTraining && plan.op.has_backward()) {
@@ -120,7 +129,8 @@ void count_traffic(StepMode mode, OpPlan& plan) {
     }
   }
   const auto tiles = static_cast<std::int64_t>(plan.tiles.size());
-  const auto operands = static_cast<std::int64_t>(weights.size() + inputs.size());
+  const auto operands = static_cast<std::int64_t>(
+      inputs.size() + (keeps_weights(options, plan.op) ? 0 : weights.size()));
   plan.products = tiles;
   plan.tasks = operands + tiles;
   if (mode == StepMode::kTraining) {
@@ -136,6 +146,7 @@ void count_traffic(StepMode mode, OpPlan& plan) {
     }
   }
   plan.bytes_to_workers = to * sizeof(float);
+  plan.bytes_to_workers_once = to_once * sizeof(float);
   plan.bytes_from_workers = from * sizeof(float);
 }
 
@@ -151,9 +162,12 @@ void estimate_costs(const PlanOptions& options, OpPlan& plan) {
   const double rounds = kTypicalRounds * options.cost.round_ns;
   // In training, an operand serves two products, each with checks of its own.
   const double checks = options.mode == StepMode::kInference ? rounds : 2 * rounds;
+  // What is sent once costs a step its share; no sums are taken over it.
   plan.offloaded_cost_ms =
       (static_cast<double>(plan.bytes_to_workers) / sizeof(float) *
            (options.cost.encode_ns + checks) +
+       static_cast<double>(plan.bytes_to_workers_once) / sizeof(float) * options.cost.encode_ns /
+           std::max(1.0, options.products_factor) +
        static_cast<double>(plan.bytes_from_workers) / sizeof(float) *
            (options.cost.decode_ns + rounds) +
        static_cast<double>(plan.op.instances * (g.m() + g.n() + g.p())) * options.cost.key_ns +
@@ -238,7 +252,7 @@ Status check_worker_memory(const PlanOptions& options, Plan& plan) {
       if (options.mode == StepMode::kTraining && op.op.has_backward()) {
         kept += resident + of_weights;
         transient = std::max(transient, backward);
-      } else if (options.mode == StepMode::kInference && options.keeps_weights) {
+      } else if (keeps_weights(options, op.op)) {
         kept += of_weights;
         transient = std::max(transient, resident);
       } else {
@@ -257,6 +271,60 @@ Status check_worker_memory(const PlanOptions& options, Plan& plan) {
     }
   }
   return {};
+}
+
+// Enclave memory that the engine takes for one offloaded operator.
+struct EngineBytes {
+  std::uint64_t kept = 0;  // while other operators are done
+  std::uint64_t call = 0;  // besides, while its own products are under way
+};
+
+EngineBytes engine_bytes_of(const PlanOptions& options, const OpPlan& plan) {
+  // Lists of keys, rows, checks and ids of a tile, with what the allocator adds to each.
+  constexpr std::uint64_t kTileBytes = 1024;
+  constexpr std::uint64_t kKeyBytes = 16;  // an entry of an axis: AxisKey
+  const bool trains = options.mode == StepMode::kTraining && plan.op.has_backward();
+  const ConvGeometry& g = plan.op.geometry;
+  const auto n = static_cast<std::uint64_t>(g.n());
+  const auto vectors = [](int rounds, std::uint64_t columns) {  // ProductChecks
+    return static_cast<std::uint64_t>(rounds + 1) * columns * sizeof(float);
+  };
+  const auto sums = [](int rounds, std::uint64_t rows) {  // ExpectedRows
+    return static_cast<std::uint64_t>(rounds + 1) * rows * sizeof(double);
+  };
+  const auto instances = static_cast<std::uint64_t>(plan.instance_count());
+  const std::uint64_t weight_keys =
+      kKeyBytes * instances * static_cast<std::uint64_t>(g.m()) + kKeyBytes * instances * n;
+  std::uint64_t step = weight_keys + instances * static_cast<std::uint64_t>(g.p()) *
+                                         (kKeyBytes + 2 * sizeof(std::uint32_t));  // TileRows
+  std::uint64_t forward = 0;
+  std::uint64_t backward = 0;
+  for (const Tile& tile : plan.tiles) {
+    const auto rows = static_cast<std::uint64_t>(plan.p_slices[tile.p_slice].size());
+    const auto features = static_cast<std::uint64_t>(plan.m_slices[tile.m_slice].size());
+    step += kTileBytes;
+    forward += vectors(plan.rounds_forward, n + features) + sums(plan.rounds_forward, rows);
+    if (!trains) continue;
+    if (plan.op.needs_weight_gradient) {
+      step += vectors(plan.rounds_weight_gradient, rows);  // InputProjections
+    }
+    if (plan.op.needs_input_gradient) backward += sums(plan.rounds_input_gradient, rows);
+  }
+  if (trains) {
+    for (const GradientGroup& group : plan.groups) {
+      const auto features = static_cast<std::uint64_t>(plan.m_slices[group.m_slice].size());
+      if (plan.op.needs_weight_gradient) {
+        step += 2 * vectors(plan.rounds_weight_gradient, n);
+        backward += sums(plan.rounds_weight_gradient, features);
+      }
+      if (plan.op.needs_input_gradient) {
+        backward += vectors(plan.rounds_input_gradient, n + features);
+      }
+    }
+    return {step, std::max(forward, backward)};
+  }
+  const std::uint64_t kept = keeps_weights(options, plan.op) ? weight_keys : 0;
+  return {kept, step - kept + forward};
 }
 
 // Backward, the rows of a refused product that passed stay where they were added. A worker is
@@ -296,7 +364,7 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
       if (options.mode == StepMode::kTraining) {
         group_gradients(options.max_gradient_inner, entry);
       }
-      count_traffic(options.mode, entry);
+      count_traffic(options, entry);
     }
     estimate_costs(options, entry);
     place(options, entry);
@@ -310,6 +378,8 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     }
     plan.ops.push_back(std::move(entry));
   }
+  std::uint64_t kept = 0;
+  std::uint64_t called = 0;
   SoundnessGoal goal = options.goal;
   goal.checks = 0;
   for (OpPlan& entry : plan.ops) {
@@ -317,6 +387,7 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     if (!entry.offloaded) continue;
     plan.offloaded_multiply_adds += entry.op.multiply_adds();
     plan.bytes_to_workers += entry.bytes_to_workers;
+    plan.bytes_to_workers_once += entry.bytes_to_workers_once;
     plan.bytes_from_workers += entry.bytes_from_workers;
     plan.products += entry.products;
   }
@@ -326,22 +397,18 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
   for (OpPlan& entry : plan.ops) {
     if (!entry.offloaded) continue;
     TEMPO_RETURN_IF_ERROR(choose_rounds(options, goal, entry));
+    const EngineBytes bytes = engine_bytes_of(options, entry);
+    kept += bytes.kept;
+    called = std::max(called, bytes.call);
     const ConvGeometry& g = entry.op.geometry;
-    // Keys (16 bytes an axis entry), where rows lie (8 a position), sums kept from forward to
-    // backward, one row of scratch.
-    const std::uint64_t bytes = 16 * static_cast<std::uint64_t>(g.m() + g.n() + g.p()) +
-                                8 * static_cast<std::uint64_t>(g.p()) +
-                                4 * static_cast<std::uint64_t>(g.p()) *
-                                    static_cast<std::uint64_t>(entry.rounds_weight_gradient + 1) +
-                                16 * static_cast<std::uint64_t>(g.n() + g.m()) *
-                                    static_cast<std::uint64_t>(entry.rounds_forward + 1);
-    plan.engine_bytes += bytes * entry.instance_count();
     if (entry.op.of_activations) {
       largest_right = std::max(largest_right, entry.op.instances * g.m() * g.n());
     }
   }
-  // The executor turns right operands into this shape, and their gradients back.
-  plan.engine_bytes += 2 * sizeof(float) * static_cast<std::uint64_t>(largest_right);
+  // The executor turns right operands into this shape, and in training their gradients back.
+  const std::uint64_t copies = options.mode == StepMode::kTraining ? 2 : 1;
+  plan.engine_bytes =
+      kept + called + copies * sizeof(float) * static_cast<std::uint64_t>(largest_right);
   TEMPO_RETURN_IF_ERROR(check_worker_memory(options, plan));
   return plan;
 }

@@ -74,12 +74,13 @@ struct OpPlan {
   int rounds_forward = 0;
   int rounds_weight_gradient = 0;
   int rounds_input_gradient = 0;
-  std::uint64_t bytes_to_workers = 0;    // a step
-  std::uint64_t bytes_from_workers = 0;  // a step
-  double offloaded_cost_ms = 0;          // enclave core-ms a step when offloaded (estimate)
-  double local_cost_ms = 0;              // enclave core-ms a step when kept (estimate)
-  std::int64_t products = 0;             // checked products a step
-  std::int64_t tasks = 0;                // of workers, a step
+  std::uint64_t bytes_to_workers = 0;       // a step
+  std::uint64_t bytes_to_workers_once = 0;  // with the first step: W' that stays there
+  std::uint64_t bytes_from_workers = 0;     // a step
+  double offloaded_cost_ms = 0;             // enclave core-ms a step when offloaded (estimate)
+  double local_cost_ms = 0;                 // enclave core-ms a step when kept (estimate)
+  std::int64_t products = 0;                // checked products a step
+  std::int64_t tasks = 0;                   // of workers, a step
 
   std::size_t instance_count() const { return static_cast<std::size_t>(op.instances); }
   std::size_t m_slices_each() const { return m_slices.size() / instance_count(); }
@@ -102,10 +103,11 @@ struct Plan {
                : static_cast<double>(offloaded_multiply_adds) / static_cast<double>(multiply_adds);
   }
   std::uint64_t bytes_to_workers = 0;
+  std::uint64_t bytes_to_workers_once = 0;
   std::uint64_t bytes_from_workers = 0;
   std::int64_t products = 0;
   double allowed_miss = 1;         // chance that one check misses what it must catch, at most
-  std::uint64_t engine_bytes = 0;  // enclave memory of keys, check sums and scratch, at most
+  std::uint64_t engine_bytes = 0;  // enclave memory of keys, check sums and turned operands
 };
 
 // Errors: kNoWorker when something has to be offloaded and there is no worker; kOutOfMemory when a

@@ -205,6 +205,47 @@ TEST(Plan, KeepsInsideWhatNoSlotHolds) {
   for (const Slice& slice : plan->ops[0].m_slices) EXPECT_EQ(slice.size(), 1);
 }
 
+// W' crosses with the first batch; a product of activations has none.
+TEST(Plan, CountsKeptWeightsOnce) {
+  PlanOptions o = options(2);
+  o.policy = OffloadPolicy::kAll;
+  o.mode = StepMode::kInference;
+  o.products_factor = 10;
+  const std::vector<LinearOp> ops = {make_op(0, conv3x3(32, 16, 128, 64)), heads(1, 4, 65, 64)};
+  const auto fresh = make_plan(ops, o);
+  o.keeps_weights = true;
+  const auto kept = make_plan(ops, o);
+  ASSERT_TRUE(fresh.ok() && kept.ok());
+  constexpr std::uint64_t kWeights = 2 * 64 * 9 * 128 * sizeof(float);  // both workers get them
+  EXPECT_EQ(fresh->bytes_to_workers_once, 0U);
+  EXPECT_EQ(kept->bytes_to_workers_once, kWeights);
+  EXPECT_EQ(kept->bytes_to_workers, fresh->bytes_to_workers - kWeights);
+  EXPECT_EQ(kept->ops[0].tasks, fresh->ops[0].tasks - 2);
+  EXPECT_LT(kept->ops[0].offloaded_cost_ms, fresh->ops[0].offloaded_cost_ms);
+  EXPECT_EQ(kept->ops[1].bytes_to_workers_once, 0U);
+  EXPECT_EQ(kept->ops[1].offloaded_cost_ms, fresh->ops[1].offloaded_cost_ms);
+
+  o.products_factor = 1;
+  EXPECT_GT(make_plan(ops, o)->ops[0].offloaded_cost_ms, kept->ops[0].offloaded_cost_ms)
+      << "one batch bears the whole of it";
+}
+
+// Keys and sums of a training step wait for backward; a prediction's go with its operator.
+TEST(Plan, HoldsOneOperatorsKeysWhenPredicting) {
+  const auto bytes = [](std::size_t layers, StepMode mode) {
+    PlanOptions o = options(1);
+    o.policy = OffloadPolicy::kAll;
+    o.mode = mode;
+    std::vector<LinearOp> ops;
+    for (std::size_t i = 0; i < layers; ++i) {
+      ops.push_back(make_op(static_cast<int>(i), dense(512, 64, 64)));
+    }
+    return make_plan(ops, o)->engine_bytes;
+  };
+  EXPECT_EQ(bytes(4, StepMode::kInference), bytes(1, StepMode::kInference));
+  EXPECT_GT(bytes(4, StepMode::kTraining), 2 * bytes(1, StepMode::kTraining));
+}
+
 // A worker that is refused leaves rows behind; the more of them there may be, the harder the goal.
 TEST(Plan, CountsRowsOfRefusedProducts) {
   const auto rounds = [](std::size_t workers, StepMode mode) {
