@@ -15,6 +15,21 @@ struct OnnxModel::Proto {
   std::vector<PayloadHome> homes;
 };
 
+namespace {
+
+// "only the first output, logits, is trained on: not aux, hidden"; nothing where there is one
+// alone.
+std::vector<std::string> output_notes(const onnx::GraphProto& graph, const std::string& what) {
+  if (graph.output_size() < 2) return {};
+  std::string others;
+  for (int i = 1; i < graph.output_size(); ++i) {
+    others += (i > 1 ? ", " : "") + graph.output(i).name();
+  }
+  return {"only the first output, " + graph.output(0).name() + ", is " + what + ": not " + others};
+}
+
+}  // namespace
+
 OnnxModel::OnnxModel() = default;
 OnnxModel::~OnnxModel() = default;
 OnnxModel::OnnxModel(OnnxModel&&) noexcept = default;
@@ -55,7 +70,16 @@ void OnnxModel::set_metadata(const std::string& key, const std::string& value) {
 
 std::vector<std::string> OnnxModel::training_notes() const {
   TEMPO_ASSERT(proto_ != nullptr);
-  return norm_notes(norm_forms(proto_->model, graph));
+  std::vector<std::string> notes = norm_notes(norm_forms(proto_->model, graph));
+  for (std::string& note : output_notes(proto_->model.graph(), "trained on")) {
+    notes.push_back(std::move(note));
+  }
+  return notes;
+}
+
+std::vector<std::string> OnnxModel::prediction_notes() const {
+  TEMPO_ASSERT(proto_ != nullptr);
+  return output_notes(proto_->model.graph(), "predicted");
 }
 
 Result<std::vector<std::byte>> OnnxModel::export_file(const ExportOptions& options) const {
@@ -63,9 +87,13 @@ Result<std::vector<std::byte>> OnnxModel::export_file(const ExportOptions& optio
   onnx::ModelProto model = proto_->model;
   for (const PayloadHome& home : proto_->homes) {
     const Tensor& tensor = graph.tensors[static_cast<std::size_t>(home.tensor)];
-    std::vector<float> values(tensor.floats.size());
-    from_storage(tensor.floats, tensor.declared, tensor.storage, values);
-    // set_raw_data() would make two more copies on the way.
+    // Most lie as they do in the file. set_raw_data() would make two more copies on the way.
+    std::vector<float> turned;
+    if (tensor.storage != Storage::kOnnx) {
+      turned.resize(tensor.floats.size());
+      from_storage(tensor.floats, tensor.declared, tensor.storage, turned);
+    }
+    const std::vector<float>& values = turned.empty() ? tensor.floats : turned;
     model.mutable_graph()
         ->mutable_initializer(home.initializer)
         ->mutable_raw_data()

@@ -36,6 +36,8 @@ class OnnxModel {
 
   // What somebody who trains this model should know about the way it was exported; a line each.
   std::vector<std::string> training_notes() const;
+  // And somebody who predicts with it.
+  std::vector<std::string> prediction_notes() const;
 
   // The file's metadata_props: free text by key. Empty when there is no such key.
   std::string metadata(const std::string& key) const;

@@ -662,6 +662,25 @@ TEST(TrainingNotes, TellOfFoldedNormalisations) {
   }
 }
 
+TEST(TrainingNotes, TellOfOutputsThatAreNotTrainedOn) {
+  onnx::ModelProto proto = small_model();
+  EXPECT_THAT(must_import(to_bytes(proto)).prediction_notes(), IsEmpty());
+  const std::string first = proto.graph().output(0).name();
+  for (const char* name : {"aux", "hidden"}) {
+    onnx::NodeProto* node = proto.mutable_graph()->add_node();
+    node->set_op_type("Relu");
+    node->add_input(first);
+    node->add_output(name);
+    *proto.mutable_graph()->add_output() = proto.graph().output(0);
+    proto.mutable_graph()->mutable_output(proto.graph().output_size() - 1)->set_name(name);
+  }
+  const OnnxModel model = must_import(to_bytes(proto));
+  EXPECT_THAT(model.training_notes(),
+              ElementsAre("only the first output, " + first + ", is trained on: not aux, hidden"));
+  EXPECT_THAT(model.prediction_notes(),
+              ElementsAre("only the first output, " + first + ", is predicted: not aux, hidden"));
+}
+
 TEST(TrainingNotes, SayNothingOfLayersThatHaveTheirOwnBias) {
   onnx::ModelProto proto = small_model();
   proto.set_producer_name("pytorch");

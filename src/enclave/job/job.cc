@@ -244,6 +244,9 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
   const Dataset& reference = job.data.train.empty() ? data : job.data.train;
   auto normalisation = normalisation_for(job.model, job.spec.data, reference, job.pool);
   if (!normalisation.ok()) return normalisation.error();
+  for (std::string& note : job.model.prediction_notes()) {
+    job.report.warnings.push_back(std::move(note));
+  }
   std::size_t told = 0;
   if (!job.report.warnings.empty()) {
     Progress progress;
@@ -309,7 +312,7 @@ Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   summary.memory = job.memory;
   summary.goal = engines.goal();
   summary.fused = job.model.fused;
-  summary.notes = job.model.training_notes();
+  summary.notes = trains ? job.model.training_notes() : job.model.prediction_notes();
   summary.warnings = job.report.warnings;
   summary.non_linear = non_linear_work(job.model.graph, *shapes);
   outputs.plan_text = plan_text(summary);
