@@ -353,6 +353,9 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   job.length = run_length(job.spec, train_samples);
   job.inference_batches = (kind == JobKind::kTrain ? job.spec.epochs : 1) *
                           std::max<std::int64_t>(1, ceil_div(test_samples, job.spec.batch));
+  // From now on the ring may be resident, and what is taken off the peak for it be too much for a
+  // peak that came before.
+  const std::uint64_t loading_peak = measure_process().peak_bytes;
   auto linked = link(job.spec, job.scheme);
   if (!linked.ok()) return linked.error();
   job.engines.emplace(job.spec, job.scheme, *linked, job.length.batches, job.inference_batches,
@@ -375,6 +378,7 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   job.report.spec = job.spec;
   job.report.times = job.ledger;
   job.report.process = measure_process();
+  job.report.process.peak_bytes = std::max(job.report.process.peak_bytes, loading_peak);
   job.report.planned_bytes = job.memory.total();
   if (!status.ok()) job.report.error = status.error();
   outputs.report_json = report_json(job.report);

@@ -11,8 +11,10 @@ namespace {
 
 // Of a process that holds neither model nor data, where the system does not say.
 constexpr std::uint64_t kIdleBytes = std::uint64_t{16} << 20;
-// Code of Tempo and its libraries that the first step loads, and the kernels that oneDNN compiles.
-constexpr std::uint64_t kLoadedByAStep = std::uint64_t{12} << 20;
+// Products inside make oneDNN load its code and take buffers, and convolutions make it compile
+// kernels: as measured, for nothing in its interface tells.
+constexpr std::uint64_t kLoadedByProducts = std::uint64_t{6} << 20;
+constexpr std::uint64_t kLoadedByConvolutions = std::uint64_t{6} << 20;
 
 class Estimator {
  public:
@@ -31,10 +33,15 @@ class Estimator {
     activations_ += static_cast<std::uint64_t>(step->arena_bytes);
     engine_ = std::max(engine_, plan->engine_bytes);
     for (const PlannedNode& node : step->nodes) {
-      if (node.linear < 0) continue;
-      const OpPlan& op = plan->ops[static_cast<std::size_t>(node.linear)];
+      const OpPlan* op =
+          node.linear < 0 ? nullptr : &plan->ops[static_cast<std::size_t>(node.linear)];
+      if (op != nullptr && op->offloaded) continue;
+      include_product_of_activations(node, op, step->shapes);
+      if (op == nullptr) continue;
       const bool adds_input = node.has_backward && node.wants[0] && node.accumulates[0];
-      if (!op.offloaded) scratch_.include(op.op, adds_input);
+      scratch_.include(op->op, adds_input);
+      has_products_ = true;
+      has_convolutions_ |= !op->op.geometry.is_fully_connected();
     }
     return {};
   }
@@ -42,15 +49,39 @@ class Estimator {
   void write_to(MemoryEstimate& memory) const {
     memory.activations = activations_;
     memory.engine = engine_;
-    memory.scratch = scratch_.bytes();
+    memory.scratch = scratch_.bytes() + gradient_;
+  }
+
+  // Of code that no process has loaded before its first step.
+  std::uint64_t loaded_by_a_step() const {
+    return (has_products_ ? kLoadedByProducts : 0) +
+           (has_convolutions_ ? kLoadedByConvolutions : 0);
   }
 
  private:
+  // MatMul of the operator table gathers a gradient before it adds it.
+  void include_product_of_activations(const PlannedNode& node, const OpPlan* op,
+                                      const Shapes& shapes) {
+    const Node& in_graph = graph_.nodes[static_cast<std::size_t>(node.node)];
+    const bool is_of_table = op == nullptr || op->op.of_activations;
+    if (in_graph.op_type != "MatMul" || !is_of_table) return;
+    has_products_ = true;
+    for (std::size_t i = 0; node.has_backward && i < in_graph.inputs.size(); ++i) {
+      if (!node.wants[i]) continue;
+      const Shape& shape = shapes[static_cast<std::size_t>(in_graph.inputs[i])];
+      gradient_ =
+          std::max(gradient_, static_cast<std::uint64_t>(element_count(shape)) * sizeof(float));
+    }
+  }
+
   const Graph& graph_;
   const JobEngines& engines_;
   std::uint64_t activations_ = 0;
   std::uint64_t engine_ = 0;
   LocalScratch scratch_;
+  std::uint64_t gradient_ = 0;
+  bool has_products_ = false;  // inside
+  bool has_convolutions_ = false;
 };
 
 // Of the predictions, and of the file that they are copied to.
@@ -70,11 +101,13 @@ Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec,
                                        const JobEngines& engines, const JobSizes& sizes) {
   std::uint64_t trained = 0;
   std::uint64_t fixed = 0;
+  std::uint64_t turned = 0;  // the largest one that lies otherwise than in the file
   for (const Tensor& tensor : graph.tensors) {
-    (tensor.kind == TensorKind::kParameter ? trained : fixed) +=
-        tensor.floats.size() * sizeof(float);
+    const std::uint64_t bytes = tensor.floats.size() * sizeof(float);
+    (tensor.kind == TensorKind::kParameter ? trained : fixed) += bytes;
+    if (tensor.storage != Storage::kOnnx) turned = std::max(turned, bytes);
   }
-  const bool infers = spec.kind == JobKind::kInfer;
+  const bool infers = predicts(spec);
   const std::int64_t inference_batch =
       sizes.test_samples == 0 ? spec.batch : std::min(spec.batch, sizes.test_samples);
 
@@ -105,16 +138,18 @@ Result<MemoryEstimate> estimate_memory(const Graph& graph, const JobSpec& spec,
   }
   estimator.write_to(memory);
 
-  // The weights beside the message and the file that they are read from, or (training, when all
-  // that steps need is gone but for their code) written to.
-  std::uint64_t file_bytes = trained + fixed + 2 * sizes.model_bytes;
-  if (infers) file_bytes -= std::min(file_bytes, kLoadedByAStep);
-  const std::uint64_t step_bytes = memory.total() - memory.data;
-  memory.model_file = std::max(file_bytes, step_bytes) - step_bytes;
-
   const std::uint64_t held = trained + fixed + sizes.data_bytes;
-  memory.program =
-      kLoadedByAStep + (sizes.resident_bytes > held ? sizes.resident_bytes - held : kIdleBytes);
+  const std::uint64_t idle = sizes.resident_bytes > held ? sizes.resident_bytes - held : kIdleBytes;
+  const std::uint64_t loaded = estimator.loaded_by_a_step();
+  memory.program = idle + loaded;
+
+  // The weights beside the message and the file that they are read from or, when all that steps
+  // need is gone but for their code, written to; one that lies otherwise is there a second time.
+  const std::uint64_t file_bytes = trained + fixed + 2 * sizes.model_bytes;
+  const std::uint64_t reading = file_bytes + turned;
+  const std::uint64_t writing = infers ? 0 : file_bytes + turned + loaded;
+  const std::uint64_t step_bytes = memory.total() - memory.data - idle;
+  memory.model_file = std::max({reading, writing, step_bytes}) - step_bytes;
   return memory;
 }
 

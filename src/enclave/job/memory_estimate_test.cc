@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "enclave/nn/executor.h"
+#include "enclave/nn/graph_builder.h"
 #include "enclave/offload/fake_link.h"
 #include "enclave/train/test_graphs.h"
 
@@ -22,9 +23,9 @@ Graph network() {
 }
 
 MemoryEstimate estimate(JobSpec spec, std::int64_t train_samples, std::int64_t test_samples,
-                        std::uint64_t model_bytes = 0, FakeLink* link = nullptr) {
+                        std::uint64_t model_bytes = 0, FakeLink* link = nullptr,
+                        const Graph& graph = network()) {
   spec.scheme = link == nullptr ? "local" : "tempo";
-  const Graph graph = network();
   ThreadPool pool(1);
   TimeLedger ledger;
   const EnclaveHooks hooks;
@@ -50,7 +51,6 @@ TEST(MemoryEstimate, AddsUpEveryExecutorAndItsGradients) {
   EXPECT_EQ(full.optimizer, kWeights);
   EXPECT_EQ(full.data, kData);
   EXPECT_EQ(full.engine, 0U);
-  EXPECT_GT(full.program, kProgram);
 
   spec.accumulate = 2;
   spec.optimizer.kind = OptimizerKind::kAdam;
@@ -80,6 +80,49 @@ TEST(MemoryEstimate, CountsTheModelsFileWhereItIsThePeak) {
   constexpr std::uint64_t kFile = std::uint64_t{100} << 20;
   const MemoryEstimate memory = estimate(spec, 8, 0, kFile);
   EXPECT_EQ(memory.total(), memory.program + kData + kWeights + 2 * kFile);
+}
+
+// A copy of the file is gone before the first step loads anything.
+TEST(MemoryEstimate, OfAPredictionReadsTheModelBeforeItComputes) {
+  JobSpec spec;
+  spec.kind = JobKind::kInfer;
+  spec.batch = 8;
+  constexpr std::uint64_t kFile = std::uint64_t{100} << 20;
+  const MemoryEstimate memory = estimate(spec, 0, 20, kFile);
+  EXPECT_EQ(memory.total(), kProgram + memory.data + kWeights + 2 * kFile);
+  spec.kind = JobKind::kPlan;
+  spec.inference = true;
+  EXPECT_EQ(estimate(spec, 0, 20, kFile).total(), memory.total()) << "the plan of it";
+}
+
+TEST(MemoryEstimate, LoadsTheCodeOfProductsOnlyForThoseInside) {
+  JobSpec spec;
+  spec.batch = 8;
+  spec.offload = OffloadPolicy::kAll;
+  FakeLink link(1, std::uint64_t{16} << 20);
+  EXPECT_EQ(estimate(spec, 8, 0, 0, &link).program, kProgram);
+  const std::uint64_t products = estimate(spec, 8, 0).program;
+  EXPECT_GT(products, kProgram);
+  const Graph convolution =
+      test::GraphBuilder({kBatchDim, 2, 4, 4}).conv3x3(2, 2, 1).simple("Flatten").build();
+  EXPECT_GT(estimate(spec, 8, 0, 0, nullptr, convolution).program, products);
+}
+
+// The gradient of an operand, before it is added to what is there.
+TEST(MemoryEstimate, CountsTheScratchOfProductsOfActivationsInside) {
+  JobSpec spec;
+  spec.batch = 8;
+  const auto scratch = [&](bool with_product, FakeLink* link) {
+    GraphBuilder b;
+    TensorId x = b.gemm(b.input({16}), 16, 32, 1);
+    x = b.node("Reshape", {x, b.ints({-1, 2, 4, 4})});
+    if (with_product) x = b.node("MatMul", {x, b.node("Sigmoid", {x})});
+    return estimate(spec, 8, 0, 0, link, b.finish(b.node("Flatten", {x}))).scratch;
+  };
+  EXPECT_EQ(scratch(true, nullptr) - scratch(false, nullptr), 8 * 2 * 4 * 4 * sizeof(float));
+  spec.offload = OffloadPolicy::kAll;
+  FakeLink link(1, std::uint64_t{16} << 20);
+  EXPECT_EQ(scratch(true, &link), 0U);
 }
 
 TEST(MemoryEstimate, CountsKeysOfWhatIsOffloaded) {
