@@ -293,8 +293,7 @@ EngineBytes engine_bytes_of(const PlanOptions& options, const OpPlan& plan) {
     return static_cast<std::uint64_t>(rounds + 1) * rows * sizeof(double);
   };
   const auto instances = static_cast<std::uint64_t>(plan.instance_count());
-  const std::uint64_t weight_keys =
-      kKeyBytes * instances * static_cast<std::uint64_t>(g.m()) + kKeyBytes * instances * n;
+  const std::uint64_t weight_keys = kKeyBytes * instances * (static_cast<std::uint64_t>(g.m()) + n);
   std::uint64_t step = weight_keys + instances * static_cast<std::uint64_t>(g.p()) *
                                          (kKeyBytes + 2 * sizeof(std::uint32_t));  // TileRows
   std::uint64_t forward = 0;
@@ -323,8 +322,8 @@ EngineBytes engine_bytes_of(const PlanOptions& options, const OpPlan& plan) {
     }
     return {step, std::max(forward, backward)};
   }
-  const std::uint64_t kept = keeps_weights(options, plan.op) ? weight_keys : 0;
-  return {kept, step - kept + forward};
+  // Kept keys are copied for every batch.
+  return {keeps_weights(options, plan.op) ? weight_keys : 0, step + forward};
 }
 
 // Backward, the rows of a refused product that passed stay where they were added. A worker is

@@ -232,10 +232,11 @@ TEST(Plan, CountsKeptWeightsOnce) {
 
 // Keys and sums of a training step wait for backward; a prediction's go with its operator.
 TEST(Plan, HoldsOneOperatorsKeysWhenPredicting) {
-  const auto bytes = [](std::size_t layers, StepMode mode) {
+  const auto bytes = [](std::size_t layers, StepMode mode, bool keeps_weights = false) {
     PlanOptions o = options(1);
     o.policy = OffloadPolicy::kAll;
     o.mode = mode;
+    o.keeps_weights = keeps_weights;
     std::vector<LinearOp> ops;
     for (std::size_t i = 0; i < layers; ++i) {
       ops.push_back(make_op(static_cast<int>(i), dense(512, 64, 64)));
@@ -244,6 +245,9 @@ TEST(Plan, HoldsOneOperatorsKeysWhenPredicting) {
   };
   EXPECT_EQ(bytes(4, StepMode::kInference), bytes(1, StepMode::kInference));
   EXPECT_GT(bytes(4, StepMode::kTraining), 2 * bytes(1, StepMode::kTraining));
+  EXPECT_EQ(bytes(4, StepMode::kInference, true) - bytes(4, StepMode::kInference),
+            4U * 16 * (64 + 64))
+      << "four numbers for each row and column of W";
 }
 
 // A worker that is refused leaves rows behind; the more of them there may be, the harder the goal.
