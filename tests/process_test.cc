@@ -468,18 +468,18 @@ TEST_F(ProcessTest, ReusedKeysChangeNoPredictionAndAreWarnedOf) {
   EXPECT_EQ(reused["accuracy"], fresh["accuracy"]);
 
   std::vector<std::string> command = {
-      program("tempo"), "plan", "--inference", "--model", model, "--data", data(),
-      "--batch",        "16",   "--offload",   "all",     "--insecure-key-reuse"};
+      program("tempo"), "plan",    "--inference", "--model",   model, "--data",
+      data(),           "--batch", "16",          "--offload", "all", "--insecure-key-reuse"};
   const ProgramResult plan = work_.run(command);
   EXPECT_NE(plan.out.find("warning: --insecure-key-reuse"), std::string::npos) << plan.out;
   EXPECT_NE(plan.out.find("\nwith the first batch, weights that stay there: "), std::string::npos)
       << plan.out;
   command.emplace_back("--json");
   const json planned = json::parse(work_.run(command).out);
-  EXPECT_EQ(reused["bytes"]["to_workers"],
-            planned["bytes_to_workers"].get<std::uint64_t>() *
-                    planned["batches"].get<std::uint64_t>() +
-                planned["bytes_to_workers_once"].get<std::uint64_t>());
+  EXPECT_EQ(
+      reused["bytes"]["to_workers"],
+      planned["bytes_to_workers"].get<std::uint64_t>() * planned["batches"].get<std::uint64_t>() +
+          planned["bytes_to_workers_once"].get<std::uint64_t>());
 }
 
 // ---- bad input
