@@ -106,7 +106,10 @@ void add_resnet50(const ModelRequest& request, OnnxBuilder* b) {
       const std::string name = block_name(stage, block);
       std::string y = conv_norm(name + ".1", x, in, width, 1, 1, true, b);
       y = conv_norm(name + ".2", y, width, width, 3, stride, true, b);
-      y = conv_norm(name + ".3", y, width, out, 1, 1, false, b);
+      y = b->conv(name + ".3.conv", y, {.in = width, .out = out});
+      // Branches that begin at nothing (Goyal et al. 2017, section 5.1). With ones, a network this
+      // deep is so unstable at first that rounding decides its losses from the second step on.
+      y = b->batch_norm(name + ".3.bn", y, out, 0);
       x = add_shortcut(name, x, y, in, out, stride, b);
       in = out;
     }

@@ -146,10 +146,10 @@ std::string OnnxBuilder::conv(const std::string& name, const std::string& x, con
 }
 
 std::string OnnxBuilder::batch_norm(const std::string& name, const std::string& x,
-                                    std::int64_t channels) {
+                                    std::int64_t channels, float weight) {
   onnx::NodeProto* node = proto_->add_node(
       "BatchNormalization", name,
-      {x, filled(name + ".weight", {channels}, 1), filled(name + ".bias", {channels}, 0),
+      {x, filled(name + ".weight", {channels}, weight), filled(name + ".bias", {channels}, 0),
        filled(name + ".running_mean", {channels}, 0),
        filled(name + ".running_var", {channels}, 1)});
   add_float(node, "epsilon", 1e-5F);

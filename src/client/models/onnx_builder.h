@@ -34,7 +34,9 @@ class OnnxBuilder {
     bool has_bias = false;
   };
   std::string conv(const std::string& name, const std::string& x, const Conv& shape);
-  std::string batch_norm(const std::string& name, const std::string& x, std::int64_t channels);
+  // weight: what all channels are scaled by at first.
+  std::string batch_norm(const std::string& name, const std::string& x, std::int64_t channels,
+                         float weight = 1);
   std::string layer_norm(const std::string& name, const std::string& x, std::int64_t features);
   // Gemm: x is (N, in).
   std::string linear(const std::string& name, const std::string& x, std::int64_t in,
