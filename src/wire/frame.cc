@@ -9,7 +9,6 @@ namespace tempo {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "frames are written in native order");
-static_assert(sizeof(WorkerInfo) == 64);
 
 constexpr std::uint32_t kMagic = 0x4F504D54;  // "TMPO"
 

@@ -4,6 +4,13 @@
 //
 // A worker keeps operands under 64-bit ids that the enclave chooses; a dropped id is free again.
 // Tasks of one worker are done in the order of their submission.
+//
+// Workers leave and join while an enclave is attached. Each time that one joins under an index, the
+// epoch of the index grows; those that were there at the start have epoch 0. A task carries the
+// epoch of the worker that it is meant for, and is completed as kWorkerLost when that one is gone,
+// so that nothing which was sent before the enclave knew of a join reaches the fresh worker. The
+// enclave learns of joins from a kWatch (rows 1, cols 16, flags 0; one outstanding at a time): the
+// reply is the joined worker's WorkerInfo, the completion's detail is join_detail(index, epoch).
 #pragma once
 
 #include <cstdint>
@@ -16,6 +23,7 @@ enum class Verb : std::uint32_t {
   kPut = 1,       // store the payload (rows x cols floats) under `result`; replaces what was there
   kMultiply = 2,  // op(a) op(b), rows x cols; see MultiplyFlags
   kDrop = 3,      // free all ids in [a, b]; unknown ids are ignored
+  kWatch = 4,     // to the off-loader itself: complete it when a worker has joined; see below
 };
 
 enum MultiplyFlags : std::uint32_t {
@@ -25,6 +33,12 @@ enum MultiplyFlags : std::uint32_t {
   kKeep = 1U << 3,        // leave the outcome under `result`
   kReturn = 1U << 4,      // send the outcome back
 };
+
+struct WorkerInfo {
+  std::uint64_t memory_limit_bytes = 0;
+  char device[56] = {};  // printable, zero-terminated; untrusted text
+};
+static_assert(sizeof(WorkerInfo) == 64);
 
 // 64 bytes; the same words in a ring slot and in a frame.
 struct Task {
@@ -39,12 +53,13 @@ struct Task {
   std::uint32_t cols = 0;
   std::uint32_t payload_slab = 0;  // ring only: first slab of the payload (put)
   std::uint32_t reply_slab = 0;    // ring only: first slab of the reply (multiply with kReturn)
-  std::uint32_t reserved = 0;
+  std::uint32_t epoch = 0;         // ring only: of the worker
 
   std::uint64_t payload_bytes() const {
     return verb == Verb::kPut ? std::uint64_t{rows} * cols * sizeof(float) : 0;
   }
   std::uint64_t reply_bytes() const {
+    if (verb == Verb::kWatch) return sizeof(WorkerInfo);
     return verb == Verb::kMultiply && (flags & kReturn) != 0
                ? std::uint64_t{rows} * cols * sizeof(float)
                : 0;
@@ -70,9 +85,8 @@ struct Completion {
 };
 static_assert(sizeof(Completion) == 32);
 
-struct WorkerInfo {
-  std::uint64_t memory_limit_bytes = 0;
-  char device[56] = {};  // printable, zero-terminated; untrusted text
-};
+inline constexpr std::uint64_t join_detail(std::uint32_t index, std::uint32_t epoch) {
+  return std::uint64_t{epoch} << 32 | index;
+}
 
 }  // namespace tempo

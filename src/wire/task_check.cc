@@ -15,6 +15,8 @@ bool task_ok(const Task& task, std::uint64_t max_bytes) {
       return shape_ok && (task.flags & ~kKnownFlags) == 0 && (task.flags & kOutcomes) != 0;
     case Verb::kDrop:
       return task.flags == 0;
+    case Verb::kWatch:
+      break;  // not for a worker
   }
   return false;
 }

@@ -22,6 +22,18 @@ TaskExecutor::TaskExecutor(Device& device, const StoreLimits& limits, WorkerHook
     : device_(device), store_(limits), hooks_(hooks) {}
 
 Completion TaskExecutor::execute(const Task& task, const std::byte* payload, std::byte* reply) {
+  const Completion completion = run(task, payload, reply);
+  ++tasks_done_;
+  bytes_in_use_ = store_.bytes();
+  return completion;
+}
+
+void TaskExecutor::clear() {
+  store_.clear();
+  bytes_in_use_ = 0;
+}
+
+Completion TaskExecutor::run(const Task& task, const std::byte* payload, std::byte* reply) {
   if (hooks_ != nullptr) {
     const std::size_t floats = task.payload_bytes() / sizeof(float);
     hooks_->received(task, {reinterpret_cast<const float*>(payload), floats});
@@ -34,6 +46,8 @@ Completion TaskExecutor::execute(const Task& task, const std::byte* payload, std
     case Verb::kDrop:
       store_.drop(task.a, task.b);
       break;
+    case Verb::kWatch:
+      break;  // not task_ok()
   }
   return {task.request, TaskStatus::kOk, 0, 0, 0};
 }

@@ -1,6 +1,6 @@
 // File: worker/task_executor.h
 // Does tasks, in the order of their arrival, on one device and store. Independent of how tasks
-// arrive. One thread at a time.
+// arrive. One thread at a time, unless said otherwise.
 //
 // kMultiply: op(a) is rows x inner and op(b) inner x cols for some inner, else kBadTask. With
 // kAccumulate the product is added to what `result` holds, and the sum stays there, with or
@@ -8,6 +8,7 @@
 // what is under `result`. With kReturn the product (or the sum) is written to the reply.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 
 #include "wire/task.h"
@@ -27,16 +28,23 @@ class TaskExecutor {
   Completion execute(const Task& task, const std::byte* payload, std::byte* reply);
 
   // Forgets everything.
-  void clear() { store_.clear(); }
+  void clear();
   const TensorStore& store() const { return store_; }
 
+  // From any thread: how many tasks were done, and what the store holds.
+  std::uint64_t tasks_done() const { return tasks_done_; }
+  std::uint64_t bytes_in_use() const { return bytes_in_use_; }
+
  private:
+  Completion run(const Task& task, const std::byte* payload, std::byte* reply);
   Completion put(const Task& task, const std::byte* payload);
   Completion multiply(const Task& task, std::byte* reply);
 
   Device& device_;
   TensorStore store_;
   WorkerHooks* const hooks_;
+  std::atomic<std::uint64_t> tasks_done_ = 0;
+  std::atomic<std::uint64_t> bytes_in_use_ = 0;
 };
 
 }  // namespace tempo

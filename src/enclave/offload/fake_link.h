@@ -34,6 +34,7 @@ class FakeLink final : public WorkerLink {
       std::strncpy(info.device, "fake", sizeof(info.device) - 1);
     }
     lost_.assign(workers, false);
+    epochs_.assign(workers, 0);
   }
 
   // Called for every product before it is returned; may change it.
@@ -46,6 +47,18 @@ class FakeLink final : public WorkerLink {
   std::size_t slots_in_use() const { return slots_.size(); }
 
   const std::vector<WorkerInfo>& workers() const override { return workers_; }
+  std::vector<WorkerJoin> joins() override { return std::exchange(joins_, {}); }
+  // A lost worker, or one beyond those at the start, joins with nothing in its store.
+  void join(std::uint32_t worker) {
+    if (worker >= stores_.size()) {
+      stores_.resize(worker + 1);
+      lost_.resize(worker + 1);
+      epochs_.resize(worker + 1);
+    }
+    stores_[worker].clear();
+    lost_[worker] = false;
+    joins_.push_back({worker, ++epochs_[worker], workers_[0]});
+  }
   std::uint64_t max_slot_bytes() const override { return max_slot_bytes_; }
 
   std::optional<Slot> reserve(std::uint64_t bytes) override {
@@ -153,6 +166,8 @@ class FakeLink final : public WorkerLink {
   std::vector<WorkerInfo> workers_;
   std::vector<std::map<std::uint64_t, Stored>> stores_;
   std::vector<bool> lost_;
+  std::vector<std::uint32_t> epochs_;
+  std::vector<WorkerJoin> joins_;
   std::map<std::uint32_t, AlignedBytes> slots_;
   std::deque<std::pair<Completion, std::optional<Slot>>> queue_;
   std::set<std::uint64_t> abandoned_;

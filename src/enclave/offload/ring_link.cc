@@ -9,6 +9,7 @@
 
 #include "base/buffer.h"
 #include "wire/doorbell.h"
+#include "wire/shared_words.h"
 #include "wire/unix_socket.h"
 
 namespace tempo {
@@ -65,7 +66,7 @@ RingLink::RingLink(std::span<std::byte> region, const RingGeometry& geometry,
       socket_(std::move(socket)),
       submissions_(ring_submissions(region_, geometry_), geometry_.entries),
       completions_(ring_completions(region_, geometry_), geometry_.entries),
-      slabs_(geometry_.slabs) {
+      slabs_(slot_slabs(geometry_)) {
   TEMPO_ASSERT(check_geometry(geometry_).ok() && region.size() == ring_region_bytes(geometry_));
   TEMPO_ASSERT(reinterpret_cast<std::uintptr_t>(region_) % kCacheLineBytes == 0);
   TEMPO_ASSERT(!workers_.empty());
@@ -84,7 +85,7 @@ void RingLink::release(const Slot& slot) {
 
 Result<std::optional<std::uint64_t>> RingLink::submit(Task task, const Slot* payload,
                                                       const Slot* reply) {
-  TEMPO_ASSERT(task.worker < workers_.size());
+  TEMPO_ASSERT(task.worker < kMaxWorkers && task.verb != Verb::kWatch);
   const std::uint64_t payload_bytes = task.payload_bytes();
   const std::uint64_t reply_bytes = task.reply_bytes();
   TEMPO_ASSERT(payload_bytes == 0 || (payload != nullptr && payload_bytes <= payload->bytes));
@@ -99,7 +100,7 @@ Result<std::optional<std::uint64_t>> RingLink::submit(Task task, const Slot* pay
   task.request = next_request_++;
   task.payload_slab = payload_bytes > 0 ? payload->first_slab : 0;
   task.reply_slab = reply_bytes > 0 ? reply->first_slab : 0;
-  task.reserved = 0;
+  task.epoch = used_[task.worker];
   Outstanding entry{.reply_bytes = reply_bytes};
   if (payload_bytes > 0) entry.payload_slab = payload->first_slab;
   if (reply_bytes > 0) entry.reply_slab = reply->first_slab;
@@ -107,6 +108,44 @@ Result<std::optional<std::uint64_t>> RingLink::submit(Task task, const Slot* pay
   submissions_.push(task);
   if (submissions_.peer_waits()) ring_doorbell(socket_.get());
   return std::optional<std::uint64_t>{task.request};
+}
+
+std::vector<WorkerJoin> RingLink::joins() {
+  watch();
+  for (const WorkerJoin& join : joins_) used_[join.worker] = join.epoch;
+  return std::exchange(joins_, {});
+}
+
+void RingLink::watch() {
+  if (broken_ != nullptr || watch_ != 0 || !can_watch(geometry_)) return;
+  if (outstanding_.size() >= geometry_.entries) return;
+  if (submissions_.room().value_or(0) == 0) return;  // a broken ring is for submit() to report
+  Task task;
+  task.request = watch_ = next_request_++;
+  task.verb = Verb::kWatch;
+  task.rows = 1;
+  task.cols = sizeof(WorkerInfo) / sizeof(float);
+  task.reply_slab = slot_slabs(geometry_);  // beyond those that slots use
+  outstanding_.emplace(task.request, Outstanding{.reply_bytes = task.reply_bytes()});
+  submissions_.push(task);
+  if (submissions_.peer_waits()) ring_doorbell(socket_.get());
+}
+
+Status RingLink::take_join(const Completion& completion) {
+  WorkerJoin join;
+  join.worker = static_cast<std::uint32_t>(completion.detail);
+  join.epoch = static_cast<std::uint32_t>(completion.detail >> 32);
+  if (completion.status != TaskStatus::kOk || join.worker >= kMaxWorkers ||
+      join.epoch <= told_[join.worker]) {
+    return break_link("an impossible join");
+  }
+  std::array<std::byte, sizeof(WorkerInfo)> bytes;
+  copy_in(bytes.data(), ring_slab(region_, geometry_, slot_slabs(geometry_)), bytes.size());
+  join.info = decode_worker(bytes).value();  // of the right size: cannot fail
+  told_[join.worker] = join.epoch;
+  joins_.push_back(join);
+  watch_ = 0;
+  return {};
 }
 
 void RingLink::abandon(std::uint64_t request) {
@@ -147,7 +186,9 @@ Result<std::optional<Completion>> RingLink::take() {
     slabs_.release(*entry->second.reply_slab);
   }
   outstanding_.erase(entry);
-  return std::optional<Completion>{completion};
+  if (completion.request != watch_) return std::optional<Completion>{completion};
+  TEMPO_RETURN_IF_ERROR(take_join(completion));
+  return take();  // once: no watch is outstanding now
 }
 
 Result<std::optional<Completion>> RingLink::poll(int timeout_ms) {

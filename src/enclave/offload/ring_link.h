@@ -8,6 +8,7 @@
 // cannot make the enclave read or write outside the region, or take one answer for another.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -19,6 +20,7 @@
 #include "enclave/offload/worker_link.h"
 #include "wire/descriptor_ring.h"
 #include "wire/fd.h"
+#include "wire/frame.h"
 #include "wire/ring_layout.h"
 #include "wire/shared_region.h"
 #include "wire/slab_allocator.h"
@@ -43,8 +45,12 @@ class RingLink final : public WorkerLink {
            std::vector<WorkerInfo> workers, Fd socket);
 
   const std::vector<WorkerInfo>& workers() const override { return workers_; }
+  std::vector<WorkerJoin> joins() override;
   std::optional<Slot> reserve(std::uint64_t bytes) override;
-  std::uint64_t max_slot_bytes() const override { return geometry_.payload_bytes(); }
+  // All but the slab of the watch.
+  std::uint64_t max_slot_bytes() const override {
+    return slot_slabs(geometry_) * geometry_.slab_bytes;
+  }
   void release(const Slot& slot) override;
   // At most geometry.entries tasks are outstanding at a time.
   Result<std::optional<std::uint64_t>> submit(Task task, const Slot* payload,
@@ -61,6 +67,16 @@ class RingLink final : public WorkerLink {
     bool abandoned = false;
   };
 
+  // A ring of a single slab or entry has no room to watch for joins.
+  static bool can_watch(const RingGeometry& g) { return g.slabs > 1 && g.entries > 1; }
+  static std::uint32_t slot_slabs(const RingGeometry& g) {
+    return g.slabs - (can_watch(g) ? 1 : 0);
+  }
+
+  // Tells the off-loader to report the next join, unless it was told.
+  void watch();
+  // What it reports: read once, checked.
+  Status take_join(const Completion& completion);
   Error broken_error() const;
   Error break_link(const char* reason);
   // The next descriptor, checked; nothing when there is none.
@@ -80,6 +96,10 @@ class RingLink final : public WorkerLink {
   SlabAllocator slabs_;
   std::unordered_map<std::uint64_t, Outstanding> outstanding_;
   std::uint64_t next_request_ = 1;
+  std::uint64_t watch_ = 0;                        // its request; 0: none is outstanding
+  std::array<std::uint32_t, kMaxWorkers> told_{};  // epochs by index, of the last join
+  std::array<std::uint32_t, kMaxWorkers> used_{};  // that tasks carry: of the last joins()
+  std::vector<WorkerJoin> joins_;                  // since the last joins()
   std::uint32_t idle_polls_ = 0;
   const char* broken_ = nullptr;  // why
 };

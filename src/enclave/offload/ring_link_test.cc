@@ -93,7 +93,7 @@ TEST_F(RingLinkTest, SlotsAreAlignedDisjointAndReusable) {
     for (const Slot& other : slots) EXPECT_GE(std::abs(slot->data - other.data), 8192);
     slots.push_back(*slot);
   }
-  EXPECT_EQ(slots.size(), 8U);
+  EXPECT_EQ(slots.size(), 7U);  // a slab of the 16 is for the watch
   for (const Slot& slot : slots) link_->release(slot);
   EXPECT_TRUE(link_->reserve(link_->max_slot_bytes()).has_value());
 }
@@ -133,6 +133,102 @@ TEST_F(RingLinkTest, BoundsWhatIsOutstanding) {
   peer_->complete({requests[3], TaskStatus::kOk, 0, 16, 0});
   EXPECT_EQ(link_->poll(0)->value().request, requests[3]);
   EXPECT_TRUE(link_->submit(product(2, 2), nullptr, &reply)->has_value());
+}
+
+class JoinTest : public RingLinkTest {
+ protected:
+  // What the off-loader was asked to do.
+  Task seen() {
+    Task task;
+    EXPECT_EQ(peer_->tasks.pop(task), RingRead::kItem);
+    return task;
+  }
+  Task watch() {
+    EXPECT_TRUE(link_->joins().empty());
+    const Task task = seen();
+    EXPECT_EQ(task.verb, Verb::kWatch);
+    return task;
+  }
+  void report(const Task& watch, std::uint64_t detail, const char* device = "new") {
+    WorkerInfo info;
+    info.memory_limit_bytes = 77;
+    std::strncpy(info.device, device, sizeof(info.device));
+    copy_out(ring_slab(memory_.data(), kGeometry, watch.reply_slab), &info, sizeof(info));
+    peer_->complete({watch.request, TaskStatus::kOk, 0, sizeof(info), detail});
+  }
+};
+
+TEST_F(JoinTest, AreReportedOnceAndChangeTheEpochOfTasks) {
+  const Task first = watch();
+  const Slot reply = *link_->reserve(16);
+  submit_product(reply);
+  EXPECT_EQ(seen().epoch, 0U);
+  report(first, join_detail(0, 3), "evil\n");
+  EXPECT_FALSE(link_->poll(0)->has_value());
+  submit_product(reply);
+  EXPECT_EQ(seen().epoch, 0U);  // the caller does not know yet
+  const auto joins = link_->joins();
+  ASSERT_EQ(joins.size(), 1U);
+  EXPECT_EQ(joins[0].worker, 0U);
+  EXPECT_EQ(joins[0].epoch, 3U);
+  EXPECT_EQ(joins[0].info.memory_limit_bytes, 77U);
+  EXPECT_STREQ(joins[0].info.device, "evil?");
+  EXPECT_EQ(seen().verb, Verb::kWatch);  // it is told again
+  EXPECT_TRUE(link_->joins().empty());
+  submit_product(reply);
+  EXPECT_EQ(seen().epoch, 3U);
+  Task later = product(2, 2);
+  later.worker = kMaxWorkers - 1;
+  ASSERT_TRUE(link_->submit(later, nullptr, &reply)->has_value());
+  EXPECT_EQ(seen().epoch, 0U);
+}
+
+TEST_F(JoinTest, HappenBeyondTheWorkersAtTheStart) {
+  report(watch(), join_detail(kMaxWorkers - 1, 1));
+  EXPECT_FALSE(link_->poll(0)->has_value());
+  EXPECT_EQ(link_->joins().at(0).worker, kMaxWorkers - 1);
+}
+
+TEST_F(JoinTest, BreakTheLinkWhenTheyAreImpossible) {
+  for (const std::uint64_t detail :
+       {join_detail(kMaxWorkers, 1), join_detail(~0U, 1), join_detail(1, 0)}) {
+    SetUp();
+    report(watch(), detail);
+    expect_broken();
+    EXPECT_TRUE(link_->joins().empty());
+  }
+}
+
+TEST_F(JoinTest, OfTheSameEpochOrAnOlderOneBreakTheLink) {
+  for (const std::uint32_t epoch : {4U, 5U}) {
+    SetUp();
+    report(watch(), join_detail(1, 5));
+    EXPECT_FALSE(link_->poll(0)->has_value());
+    EXPECT_EQ(link_->joins().size(), 1U);
+    report(seen(), join_detail(1, epoch));
+    expect_broken();
+  }
+}
+
+TEST_F(JoinTest, OfTheWrongLengthOrStatusBreakTheLink) {
+  for (const Completion& bad : {Completion{0, TaskStatus::kOk, 0, 32, join_detail(1, 1)},
+                                Completion{0, TaskStatus::kWorkerLost, 0, 0, join_detail(1, 1)}}) {
+    SetUp();
+    Completion completion = bad;
+    completion.request = watch().request;
+    peer_->complete(completion);
+    expect_broken();
+  }
+}
+
+TEST_F(JoinTest, AreNotAskedForWithoutACall) {
+  const Slot reply = *link_->reserve(16);
+  for (std::uint32_t i = 0; i < kGeometry.entries; ++i) {
+    submit_product(reply);
+    EXPECT_EQ(seen().verb, Verb::kMultiply);
+  }
+  // No room for a watch now, and no harm.
+  EXPECT_TRUE(link_->joins().empty());
 }
 
 TEST_F(RingLinkTest, HonestEchoDeliversEverythingOnce) {

@@ -23,13 +23,26 @@ struct Slot {
   std::byte* data = nullptr;
 };
 
+// A worker that joined under an index: whatever was there before, and all that it held, is gone.
+struct WorkerJoin {
+  std::uint32_t worker = 0;  // below kMaxWorkers; may be beyond workers().size()
+  std::uint32_t epoch = 0;   // greater than at its last join
+  WorkerInfo info;           // printable; a claim, not a fact
+};
+
 // One thread at a time.
 class WorkerLink {
  public:
   virtual ~WorkerLink() = default;
 
-  // Fixed for the life of the link. The information is a claim, not a fact.
+  // Those that were there at the start. Fixed for the life of the link. The information is a claim,
+  // not a fact.
   virtual const std::vector<WorkerInfo>& workers() const = 0;
+  // Workers that joined since the last call; does not wait. The first call asks to be told, and
+  // takes up a request from then on. Tasks that are submitted after the call go to the worker that
+  // joined; those before it complete as kWorkerLost. An off-loader can claim joins that never were:
+  // a worker that was thought to be there is then lost like any other.
+  virtual std::vector<WorkerJoin> joins() = 0;
 
   // Shared memory for a payload or reply, or nothing when none is free now (complete or release
   // something first). bytes <= max_slot_bytes().
