@@ -1,6 +1,6 @@
 # Everything comes from Debian 12; docs/dependencies.md says why each is here.
 find_package(Threads REQUIRED)
-find_package(OpenSSL 3 REQUIRED COMPONENTS Crypto)
+find_package(OpenSSL 3 REQUIRED COMPONENTS Crypto SSL)
 find_package(hwy REQUIRED)
 # Debian's dnnl-config.cmake insists on OpenCL headers, which nothing here uses.
 find_library(DNNL_LIBRARY dnnl REQUIRED)

@@ -43,15 +43,16 @@ LocalChannel::LocalChannel(Fd socket, const RingGeometry& geometry, SharedRegion
       request_slabs_(geometry_.slabs),
       reply_slabs_(geometry_.slabs) {}
 
-Result<bool> LocalChannel::send(const Task& task, const std::byte* payload) {
+Result<bool> LocalChannel::send(const Task& task, const std::byte* payload, std::byte* reply) {
   const auto room = tasks_.room();
   if (!room) return violation("impossible ring index");
   // Completions need room as well: never more in flight than their ring holds.
   if (*room == 0 || in_flight_.size() >= geometry_.entries) return false;
-  InFlight entry{task, {}, {}};
+  InFlight entry{task, reply, {}, {}};
   Task sent = task;
   sent.payload_slab = 0;
   sent.reply_slab = 0;
+  sent.epoch = 0;
   if (const std::uint64_t bytes = task.payload_bytes(); bytes > 0) {
     entry.payload_slab =
         request_slabs_.allocate(static_cast<std::uint32_t>(slabs_for(geometry_, bytes)));
@@ -71,7 +72,7 @@ Result<bool> LocalChannel::send(const Task& task, const std::byte* payload) {
   return true;
 }
 
-Result<std::optional<Completion>> LocalChannel::receive(const ReplyPlace& place_of) {
+Result<std::optional<Completion>> LocalChannel::receive() {
   Completion completion;
   switch (completions_.pop(completion)) {
     case RingRead::kEmpty:
@@ -91,8 +92,7 @@ Result<std::optional<Completion>> LocalChannel::receive(const ReplyPlace& place_
     case TaskStatus::kOk:
       if (completion.bytes != bytes) return violation("a reply of the wrong length");
       if (bytes > 0) {
-        std::memcpy(place_of(entry.task), reply_slab(reply_.data(), geometry_, *entry.reply_slab),
-                    bytes);
+        std::memcpy(entry.reply, reply_slab(reply_.data(), geometry_, *entry.reply_slab), bytes);
       }
       break;
     case TaskStatus::kOutOfMemory:

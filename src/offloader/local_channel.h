@@ -24,8 +24,8 @@ class LocalChannel final : public WorkerChannel {
   // kProtocol.
   static Result<std::unique_ptr<LocalChannel>> open(Fd socket, const RingGeometry& geometry);
 
-  Result<bool> send(const Task& task, const std::byte* payload) override;
-  Result<std::optional<Completion>> receive(const ReplyPlace& place_of) override;
+  Result<bool> send(const Task& task, const std::byte* payload, std::byte* reply) override;
+  Result<std::optional<Completion>> receive() override;
   int wait_fd() const override { return socket_.get(); }
   bool begin_wait() override { return completions_.begin_wait() == RingRead::kEmpty; }
   Status end_wait() override;
@@ -33,6 +33,7 @@ class LocalChannel final : public WorkerChannel {
  private:
   struct InFlight {
     Task task;  // as the caller gave it
+    std::byte* reply = nullptr;
     std::optional<std::uint32_t> payload_slab;
     std::optional<std::uint32_t> reply_slab;
   };

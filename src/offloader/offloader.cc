@@ -3,22 +3,22 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 
+#include <map>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "offloader/enclave_port.h"
-#include "offloader/local_channel.h"
 #include "offloader/router.h"
-#include "offloader/worker_connect.h"
 
 namespace tempo {
 namespace {
 
-Status check_memory(const RingGeometry& geometry, std::size_t workers, std::uint64_t limit) {
+Status check_memory(const RingGeometry& geometry, std::size_t local_workers, std::uint64_t limit) {
   // Cannot overflow: at most 2^40 and a little, 129 times.
   const std::uint64_t bytes =
       ring_region_bytes(geometry) +
-      workers * (request_arena_bytes(geometry) + reply_arena_bytes(geometry));
+      local_workers * (request_arena_bytes(geometry) + reply_arena_bytes(geometry));
   if (bytes <= limit) return {};
   return Error{ErrorCode::kOutOfMemory,
                "the ring asks for too much shared memory",
@@ -28,14 +28,77 @@ Status check_memory(const RingGeometry& geometry, std::size_t workers, std::uint
                "choose a smaller ring, or raise the off-loader's --memory-limit"};
 }
 
+// Those that are there, by id: what the enclave is told.
+class FoundWorkers {
+ public:
+  explicit FoundWorkers(WorkerFinder& finder) : finder_(finder) {}
+
+  void hear_news() {
+    while (auto news = finder_.take()) {
+      const std::size_t id = news->id;
+      if (news->found()) {
+        spdlog::info("found {} ({}, {} MiB)", news->address, news->info.device,
+                     news->info.memory_limit_bytes >> 20);
+        found_.insert_or_assign(id, std::move(*news));
+      } else {
+        found_.erase(id);
+      }
+    }
+  }
+  std::size_t size() const { return found_.size(); }
+  bool all() const { return finder_.wanted() > 0 && found_.size() >= finder_.wanted(); }
+  std::vector<WorkerInfo> infos() const {
+    std::vector<WorkerInfo> infos;
+    for (const auto& [id, news] : found_) infos.push_back(news.info);
+    return infos;
+  }
+  std::vector<WorkerNews> take_all() {
+    std::vector<WorkerNews> all;
+    for (auto& [id, news] : found_) all.push_back(std::move(news));
+    found_.clear();
+    return all;
+  }
+
+ private:
+  WorkerFinder& finder_;
+  std::map<std::size_t, WorkerNews> found_;
+};
+
+// False: told to stop.
+Result<bool> wait_for_workers(WorkerFinder& finder, FoundWorkers& found,
+                              const OffloaderOptions& options) {
+  const Deadline deadline = deadline_in_ms(options.connect_timeout_ms);
+  while (!found.all() && remaining_ms(deadline) > 0) {
+    pollfd entries[2] = {{options.stop_fd, POLLIN, 0}, {finder.wait_fd(), POLLIN, 0}};
+    ::poll(entries, 2, remaining_ms(deadline));
+    if (entries[0].revents != 0) return false;
+    found.hear_news();
+  }
+  if (found.size() > 0) {
+    if (!found.all()) {
+      spdlog::warn("{} of {} workers answer; the others may join later", found.size(),
+                   finder.wanted());
+    }
+    return true;
+  }
+  return Error{ErrorCode::kNoWorker,
+               "no worker answers",
+               "",
+               "at least one",
+               "none of " + std::to_string(finder.wanted()),
+               "start tempo-worker, and see that its address is the one given here"};
+}
+
 // Waits for the one enclave. Null: told to stop.
 Result<std::unique_ptr<EnclavePort>> wait_for_enclave(const UnixListener& listener,
-                                                      const std::vector<WorkerInfo>& workers,
+                                                      WorkerFinder& finder, FoundWorkers& found,
                                                       const OffloaderOptions& options) {
   for (;;) {
-    pollfd entries[2] = {{options.stop_fd, POLLIN, 0}, {listener.fd(), POLLIN, 0}};
-    ::poll(entries, 2, -1);
+    pollfd entries[3] = {
+        {options.stop_fd, POLLIN, 0}, {listener.fd(), POLLIN, 0}, {finder.wait_fd(), POLLIN, 0}};
+    ::poll(entries, 3, -1);
     if (entries[0].revents != 0) return std::unique_ptr<EnclavePort>();
+    found.hear_news();
     if (entries[1].revents == 0) continue;
     Fd socket = listener.accept();
     if (!socket.valid()) continue;
@@ -45,13 +108,16 @@ Result<std::unique_ptr<EnclavePort>> wait_for_enclave(const UnixListener& listen
       EnclavePort::refuse(socket, geometry.error());
       continue;
     }
-    if (Status fits = check_memory(*geometry, workers.size(), options.memory_limit_bytes);
-        !fits.ok()) {
+    Status fits = check_memory(*geometry, finder.wanted_local(), options.memory_limit_bytes);
+    if (fits.ok() && found.size() == 0) {  // a list that was emptied since
+      fits = Error{ErrorCode::kNoWorker, "there is no worker now", "", "", "", ""};
+    }
+    if (!fits.ok()) {
       spdlog::error("an enclave was turned away: {}", fits.error().one_line());
       EnclavePort::refuse(socket, fits.error());
       continue;
     }
-    auto port = EnclavePort::open(std::move(socket), *geometry, workers);
+    auto port = EnclavePort::open(std::move(socket), *geometry, found.infos());
     if (port) return port;
     spdlog::error("an enclave could not attach: {}", port.error().one_line());
   }
@@ -60,38 +126,26 @@ Result<std::unique_ptr<EnclavePort>> wait_for_enclave(const UnixListener& listen
 }  // namespace
 
 Status run_offloader(UnixListener listener, const OffloaderOptions& options) {
-  auto connected =
-      connect_workers(options.worker_paths, options.connect_timeout_ms, options.stop_fd);
-  if (!connected) {
-    return connected.error().code == ErrorCode::kInterrupted ? Status() : connected.error();
-  }
-  std::vector<WorkerInfo> infos;
-  for (std::size_t i = 0; i < connected->size(); ++i) {
-    const ConnectedWorker& worker = (*connected)[i];
-    spdlog::info("worker {}: {} ({}, {} MiB)", i, worker.path, worker.info.device,
-                 worker.info.memory_limit_bytes >> 20);
-    infos.push_back(worker.info);
-  }
+  auto finder = WorkerFinder::start(options.workers);
+  if (!finder) return finder.error();
+  FoundWorkers found(**finder);
+  const auto ready = wait_for_workers(**finder, found, options);
+  if (!ready) return ready.error();
+  if (!*ready) return {};
   std::unique_ptr<EnclavePort> port;
   {
     const UnixListener until_attached = std::move(listener);  // closed, and its file removed, after
-    auto attached = wait_for_enclave(until_attached, infos, options);
+    auto attached = wait_for_enclave(until_attached, **finder, found, options);
     if (!attached) return attached.error();
     port = std::move(*attached);
   }
   if (port == nullptr) return {};
-  std::vector<std::unique_ptr<WorkerChannel>> channels;
-  for (std::size_t i = 0; i < connected->size(); ++i) {
-    auto channel = LocalChannel::open(std::move((*connected)[i].socket), port->geometry());
-    if (channel) {
-      channels.push_back(std::move(*channel));
-    } else {
-      spdlog::warn("worker {} is lost: {}", i, channel.error().one_line());
-      channels.push_back(nullptr);
-    }
+  auto workers = found.take_all();
+  for (std::size_t i = 0; i < workers.size(); ++i) {
+    spdlog::info("worker {}: {}", i, workers[i].address);
   }
-  spdlog::info("serving the enclave with {} workers", channels.size());
-  Router router(*port, std::move(channels));
+  spdlog::info("serving the enclave with {} workers", workers.size());
+  Router router(*port, **finder, std::move(workers), options.memory_limit_bytes);
   Status ended = router.run(options.stop_fd);
   spdlog::info("the session ends");
   return ended;

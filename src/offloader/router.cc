@@ -5,6 +5,9 @@
 
 #include <utility>
 
+#include "offloader/local_channel.h"
+#include "wire/frame.h"
+#include "wire/shared_words.h"
 #include "wire/task_check.h"
 
 namespace tempo {
@@ -26,9 +29,16 @@ Error enclave_violation() {
 
 }  // namespace
 
-Router::Router(EnclavePort& port, std::vector<std::unique_ptr<WorkerChannel>> channels)
-    : port_(port) {
-  for (auto& channel : channels) workers_.push_back({std::move(channel), {}, {}});
+Router::Router(EnclavePort& port, WorkerFinder& finder, std::vector<WorkerNews> workers,
+               std::uint64_t memory_limit_bytes)
+    : port_(port), finder_(finder), memory_limit_bytes_(memory_limit_bytes) {
+  for (WorkerNews& news : workers) {
+    Worker& worker = workers_.emplace_back();
+    worker.id = news.id;
+    worker.address = news.address;
+    const std::size_t index = workers_.size() - 1;
+    if (Status opened = open_channel(index, news); !opened.ok()) lose(index, opened.error());
+  }
 }
 
 Status Router::run(int stop_fd) {
@@ -38,6 +48,7 @@ Status Router::run(int stop_fd) {
     if (!drained) return drained.error();
     bool progress = *drained;
     for (std::size_t i = 0; i < workers_.size(); ++i) progress = serve(i) || progress;
+    progress = hear_news() || progress;
     auto flushed = flush();
     if (!flushed) return flushed.error();
     progress = *flushed || progress;
@@ -67,10 +78,13 @@ Result<bool> Router::drain() {
     if (read == RingRead::kEmpty) break;
     progress = true;
     ++open_;
-    if (!task_fits(task)) {
+    if (task.verb == Verb::kWatch) {
+      watch(task);
+    } else if (!task_fits(task)) {
       finish({task.request, TaskStatus::kBadTask, 0, 0, 0});
-    } else if (workers_[task.worker].channel == nullptr) {
-      finish({task.request, TaskStatus::kWorkerLost, 0, 0, 0});
+    } else if (workers_[task.worker].channel == nullptr ||
+               workers_[task.worker].epoch != task.epoch) {
+      finish_lost(task.request);
     } else {
       workers_[task.worker].queue.push_back(task);
     }
@@ -82,9 +96,8 @@ bool Router::serve(std::size_t index) {
   Worker& worker = workers_[index];
   if (worker.channel == nullptr) return false;
   bool progress = false;
-  const auto place_of = [this](const Task& task) { return port_.slab(task.reply_slab); };
   for (;;) {
-    auto received = worker.channel->receive(place_of);
+    auto received = worker.channel->receive();
     if (!received) {
       lose(index, received.error());
       return true;
@@ -98,7 +111,8 @@ bool Router::serve(std::size_t index) {
   if (worker.queue.empty()) return progress;
   const Task& task = worker.queue.front();
   const std::byte* payload = task.payload_bytes() > 0 ? port_.slab(task.payload_slab) : nullptr;
-  auto sent = worker.channel->send(task, payload);
+  std::byte* reply = task.reply_bytes() > 0 ? port_.slab(task.reply_slab) : nullptr;
+  auto sent = worker.channel->send(task, payload, reply);
   if (!sent) {
     lose(index, sent.error());
     return true;
@@ -124,16 +138,119 @@ Result<bool> Router::flush() {
   return progress;
 }
 
+void Router::watch(const Task& task) {
+  const bool fits = !watch_ && task.rows == 1 && task.flags == 0 &&
+                    std::uint64_t{task.cols} * sizeof(float) == sizeof(WorkerInfo) &&
+                    slab_run_ok(port_.geometry(), task.reply_slab, sizeof(WorkerInfo));
+  if (!fits) return finish({task.request, TaskStatus::kBadTask, 0, 0, 0});
+  watch_ = task;
+  answer_watch();
+}
+
+void Router::answer_watch() {
+  while (watch_ && !joins_.empty()) {
+    const Join join = joins_.front();
+    joins_.pop_front();
+    const Worker& worker = workers_[join.index];
+    if (worker.channel == nullptr || worker.epoch != join.epoch) continue;  // lost since
+    copy_out(port_.slab(watch_->reply_slab), &join.info, sizeof(join.info));
+    finish({watch_->request, TaskStatus::kOk, 0, sizeof(WorkerInfo),
+            join_detail(join.index, join.epoch)});
+    watch_.reset();
+  }
+}
+
+bool Router::hear_news() {
+  bool heard = false;
+  while (auto news = finder_.take()) {
+    heard = true;
+    if (news->found()) {
+      join(std::move(*news));
+    } else {
+      leave(news->id);
+    }
+  }
+  return heard;
+}
+
+// The one that it had, a new one, or one of an address that left.
+std::optional<std::size_t> Router::index_for(std::size_t id) const {
+  std::optional<std::size_t> unused;
+  for (std::size_t i = 0; i < workers_.size(); ++i) {
+    if (workers_[i].id == id) return i;
+    if (!workers_[i].is_wanted && !unused) unused = i;
+  }
+  if (workers_.size() < kMaxWorkers) return workers_.size();
+  return unused;
+}
+
+void Router::join(WorkerNews news) {
+  const auto index = index_for(news.id);
+  if (!index) return spdlog::warn("{} cannot join: all indices are taken", news.address);
+  if (*index == workers_.size()) workers_.emplace_back();
+  Worker& worker = workers_[*index];
+  worker.id = news.id;
+  worker.is_wanted = true;
+  worker.address = news.address;
+  ++worker.epoch;
+  const WorkerInfo info = news.info;
+  if (Status opened = open_channel(*index, news); !opened.ok()) {
+    return lose(*index, opened.error());
+  }
+  spdlog::info("worker {}: {} joins ({}, {} MiB)", *index, worker.address, info.device,
+               info.memory_limit_bytes >> 20);
+  const auto this_index = static_cast<std::uint32_t>(*index);
+  std::erase_if(joins_, [&](const Join& join) { return join.index == this_index; });
+  joins_.push_back({this_index, worker.epoch, info});
+  answer_watch();
+}
+
+void Router::leave(std::size_t id) {
+  for (std::size_t i = 0; i < workers_.size(); ++i) {
+    if (workers_[i].id != id) continue;
+    workers_[i].is_wanted = false;
+    if (workers_[i].channel != nullptr) {
+      lose(i, {ErrorCode::kNoWorker, "its address was removed", "", "", "", ""});
+    }
+  }
+}
+
+Status Router::open_channel(std::size_t index, WorkerNews& news) {
+  Worker& worker = workers_[index];
+  worker.is_local = news.local.valid();
+  if (!worker.is_local) {
+    worker.channel = std::move(news.remote);
+    return {};
+  }
+  const RingGeometry& geometry = port_.geometry();
+  std::uint64_t bytes = ring_region_bytes(geometry);
+  for (const Worker& each : workers_) {
+    const bool has_arenas = each.is_local && (each.channel != nullptr || &each == &worker);
+    if (has_arenas) bytes += request_arena_bytes(geometry) + reply_arena_bytes(geometry);
+  }
+  if (bytes > memory_limit_bytes_) {
+    return Error{ErrorCode::kOutOfMemory,
+                 "no shared memory for another worker on this host",
+                 "",
+                 "at most " + std::to_string(memory_limit_bytes_) + " bytes",
+                 std::to_string(bytes),
+                 "raise the off-loader's --memory-limit"};
+  }
+  auto channel = LocalChannel::open(std::move(news.local), geometry);
+  if (!channel) return channel.error();
+  worker.channel = std::move(*channel);
+  return {};
+}
+
 void Router::lose(std::size_t index, const Error& why) {
   Worker& worker = workers_[index];
   spdlog::warn("worker {} is lost: {}", index, why.one_line());
-  worker.channel.reset();
-  for (const std::uint64_t request : worker.sent) {
-    finish({request, TaskStatus::kWorkerLost, 0, 0, 0});
-  }
-  for (const Task& task : worker.queue) finish({task.request, TaskStatus::kWorkerLost, 0, 0, 0});
+  worker.channel.reset();  // nothing touches its payloads and replies after that
+  for (const std::uint64_t request : worker.sent) finish_lost(request);
+  for (const Task& task : worker.queue) finish_lost(task.request);
   worker.sent.clear();
   worker.queue.clear();
+  if (worker.is_wanted) finder_.lost(*worker.id);
 }
 
 Result<Router::Wake> Router::sleep(int stop_fd, int timeout_ms) {
@@ -142,7 +259,8 @@ Result<Router::Wake> Router::sleep(int stop_fd, int timeout_ms) {
   const RingRead tasks = port_.begin_wait();
   if (tasks == RingRead::kBroken) return enclave_violation();
   if (tasks == RingRead::kItem && open_ < port_.geometry().entries) idle = false;
-  std::vector<pollfd> entries = {{stop_fd, POLLIN, 0}, {port_.wait_fd(), POLLIN, 0}};
+  std::vector<pollfd> entries = {
+      {stop_fd, POLLIN, 0}, {port_.wait_fd(), POLLIN, 0}, {finder_.wait_fd(), POLLIN, 0}};
   for (Worker& worker : workers_) {
     if (worker.channel == nullptr) continue;
     if (!worker.channel->begin_wait()) idle = false;

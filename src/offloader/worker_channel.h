@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 #include <optional>
 
 #include "base/error.h"
@@ -12,19 +11,19 @@
 
 namespace tempo {
 
-// One thread at a time. An error (kProtocol) from any call: the worker is lost for good.
+// One thread at a time. An error (kProtocol) from any call: the worker is lost for good. Once an
+// error was returned, or the channel is destroyed, nothing of it touches payloads or replies.
 class WorkerChannel {
  public:
   virtual ~WorkerChannel() = default;
 
-  // Sends a task that is task_ok() and fits the geometry, with its payload_bytes() of payload.
-  // False when there is no room now: completions make some.
-  virtual Result<bool> send(const Task& task, const std::byte* payload) = 0;
+  // Sends a task that is task_ok() and fits the geometry, with its payload_bytes() of payload; its
+  // reply_bytes() go to `reply`. Both places stay valid until the completion was received. False
+  // when there is no room now: completions make some.
+  virtual Result<bool> send(const Task& task, const std::byte* payload, std::byte* reply) = 0;
 
-  // The next completion, if one is there. Its reply (kOk and reply_bytes() > 0) is written to the
-  // place that place_of(task) names, with the task as it was sent.
-  using ReplyPlace = std::function<std::byte*(const Task& task)>;
-  virtual Result<std::optional<Completion>> receive(const ReplyPlace& place_of) = 0;
+  // The next completion, if one is there, with its reply in its place when kOk.
+  virtual Result<std::optional<Completion>> receive() = 0;
 
   // What becomes readable when there is something to do.
   virtual int wait_fd() const = 0;

@@ -7,7 +7,7 @@
 
 #include "offloader/offloader.h"
 #include "tools/daemon.h"
-#include "wire/frame.h"
+#include "tools/tls_flags.h"
 
 namespace {
 
@@ -16,6 +16,7 @@ constexpr const char* kName = "tempo-offloader";
 struct Flags {
   std::string listen;
   std::vector<std::string> workers;
+  tempo::TlsFiles tls;
   std::string memory_limit = "16G";
   int connect_timeout_ms = 5000;
   std::string log_level = "info";
@@ -27,19 +28,10 @@ tempo::Status run(const Flags& flags, int parent) {
   OffloaderOptions options;
   auto listen = parse_unix_address(flags.listen);
   if (!listen) return listen.error();
-  for (const std::string& address : flags.workers) {
-    auto path = parse_unix_address(address);
-    if (!path) return path.error();
-    options.worker_paths.push_back(*path);
-  }
-  if (options.worker_paths.size() > kMaxWorkers) {
-    return Error{ErrorCode::kUsage,
-                 "too many workers",
-                 "--workers",
-                 "at most " + std::to_string(kMaxWorkers),
-                 std::to_string(options.worker_paths.size()),
-                 ""};
-  }
+  auto workers = parse_worker_list(flags.workers);
+  if (!workers) return workers.error();
+  options.workers = std::move(*workers);
+  options.workers.tls = flags.tls;
   auto memory_limit = parse_bytes(flags.memory_limit);
   if (!memory_limit) return memory_limit.error();
   options.memory_limit_bytes = *memory_limit;
@@ -65,14 +57,17 @@ int main(int argc, char** argv) {
       kName);
   app.set_version_flag("--version", std::string(kName) + " " + TEMPO_VERSION);
   app.add_option("--listen", flags.listen, "where the enclave attaches, unix:PATH")->required();
-  app.add_option("--workers", flags.workers, "the workers' addresses, unix:PATH,unix:PATH,...")
+  app.add_option("--workers", flags.workers,
+                 "the workers' addresses, with commas between them: tcp://HOST:PORT, unix:PATH, or "
+                 "file:PATH of a file with one a line, which is watched")
       ->required()
       ->delimiter(',');
+  tempo::add_tls_flags(app, flags.tls);
   app.add_option("--memory-limit", flags.memory_limit,
                  "shared memory that one enclave may ask for, with K, M or G")
       ->capture_default_str();
   app.add_option("--connect-timeout-ms", flags.connect_timeout_ms,
-                 "how long to wait for the workers to answer")
+                 "how long to wait for the workers to answer; those that do not may join later")
       ->check(CLI::Range(1, 600000))
       ->capture_default_str();
   app.add_option("--log-level", flags.log_level, "what to log on stderr")

@@ -28,6 +28,14 @@ bool task_fits(const Task& task, const RingGeometry& geometry) {
 
 }  // namespace
 
+WorkerInfo worker_info(const Device& device, const StoreLimits& limits) {
+  WorkerInfo info;
+  info.memory_limit_bytes = limits.bytes;
+  const std::string name = device.name();
+  std::memcpy(info.device, name.data(), std::min(name.size(), sizeof(info.device) - 1));
+  return info;
+}
+
 SessionEnd Session::run() {
   auto arenas = shake_hands();
   if (stopped_) return SessionEnd::kStopped;
@@ -47,10 +55,7 @@ Result<Session::Arenas> Session::shake_hands() {
       !hello) {
     return hello.error();
   }
-  WorkerInfo info;
-  info.memory_limit_bytes = executor_.store().limits().bytes;
-  const std::string name = device_.name();
-  std::memcpy(info.device, name.data(), std::min(name.size(), sizeof(info.device) - 1));
+  const WorkerInfo info = worker_info(device_, executor_.store().limits());
   TEMPO_RETURN_IF_ERROR(send_frame(socket, FrameType::kWelcome, encode_worker(info), {},
                                    deadline_in_ms(kHelloTimeoutMs)));
   // The enclave may take its time to attach.

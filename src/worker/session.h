@@ -16,6 +16,9 @@ namespace tempo {
 
 inline constexpr int kHelloTimeoutMs = 2000;
 
+// What an off-loader is told.
+WorkerInfo worker_info(const Device& device, const StoreLimits& limits);
+
 enum class SessionEnd { kPeerGone, kStopped };
 
 class Session {

@@ -1,0 +1,167 @@
+#include "wire/relay_pump.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <boost/asio/post.hpp>
+#include <utility>
+
+#include "wire/relay_frame.h"
+
+namespace tempo {
+namespace {
+
+using boost::system::error_code;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kTick{250};
+
+Error lost(std::string what, std::string got = {}) {
+  return {ErrorCode::kProtocol, std::move(what), "", "", std::move(got), ""};
+}
+
+}  // namespace
+
+void tune_relay_socket(int fd) {
+  const auto set = [fd](int level, int option, int value) {
+    ::setsockopt(fd, level, option, &value, sizeof(value));
+  };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 5000);  // ms
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 2);  // s
+  set(IPPROTO_TCP, TCP_KEEPINTVL, 1);
+  set(IPPROTO_TCP, TCP_KEEPCNT, 3);
+  constexpr char kCubic[] = "cubic";
+  ::setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kCubic, sizeof(kCubic) - 1);
+}
+
+RelayPump::RelayPump(RelayStream stream, RelayCore& core, std::mutex& mutex, Hooks hooks)
+    : stream_(std::move(stream)),
+      core_(core),
+      mutex_(mutex),
+      hooks_(std::move(hooks)),
+      timer_(stream_.socket().get_executor()) {}
+
+void RelayPump::start() {
+  boost::asio::post(timer_.get_executor(), [self = shared_from_this()] {
+    self->heard_ = self->written_ = self->looked_ = Clock::now();
+    self->look_after();
+    self->read();
+    self->write();
+  });
+}
+
+void RelayPump::wake() {
+  if (awake_.exchange(true)) return;
+  boost::asio::post(timer_.get_executor(), [self = shared_from_this()] {
+    self->awake_ = false;
+    self->read();
+    self->write();
+  });
+}
+
+void RelayPump::close() {
+  boost::asio::post(timer_.get_executor(),
+                    [self = shared_from_this()] { self->fail(lost("the connection was closed")); });
+}
+
+void RelayPump::read() {
+  if (reading_ || failed_) return;
+  std::span<std::byte> into;
+  {
+    const std::lock_guard lock(mutex_);
+    into = core_.want_read();
+  }
+  if (into.empty()) return;
+  reading_ = true;
+  stream_.read_some(into, [self = shared_from_this()](const error_code& error, std::size_t bytes) {
+    self->on_read(error, bytes);
+  });
+}
+
+void RelayPump::on_read(const error_code& error, std::size_t bytes) {
+  reading_ = false;
+  if (failed_) return maybe_end();
+  if (error) return fail(lost("the peer is gone", error.message()));
+  heard_ = Clock::now();
+  Status status;
+  {
+    const std::lock_guard lock(mutex_);
+    status = core_.did_read(bytes);
+  }
+  if (!status.ok()) return fail(status.error());
+  hooks_.on_progress();
+  read();
+}
+
+void RelayPump::write() {
+  if (writing_ || failed_) return;
+  RelayWrites writes;
+  {
+    const std::lock_guard lock(mutex_);
+    writes = core_.want_write();
+  }
+  if (writes.count == 0) return;
+  writing_ = true;
+  stream_.write_some(writes,
+                     [self = shared_from_this()](const error_code& error, std::size_t bytes) {
+                       self->on_write(error, bytes);
+                     });
+}
+
+void RelayPump::on_write(const error_code& error, std::size_t bytes) {
+  writing_ = false;
+  if (failed_) return maybe_end();
+  if (error) return fail(lost("the peer is gone", error.message()));
+  written_ = Clock::now();
+  {
+    const std::lock_guard lock(mutex_);
+    core_.did_write(bytes);
+  }
+  hooks_.on_progress();
+  read();  // there may be memory for it now
+  write();
+}
+
+void RelayPump::look_after() {
+  waiting_ = false;
+  if (failed_) return maybe_end();
+  const auto now = Clock::now();
+  // What was not read is no silence, be it for want of memory or because this process was stopped.
+  if (!reading_ || now - looked_ > 4 * kTick) heard_ = now;
+  looked_ = now;
+  if (now - heard_ > milliseconds(kRelaySilenceMs)) return fail(lost("the peer is silent"));
+  if (!writing_ && now - written_ >= milliseconds(kRelayAliveMs)) {
+    {
+      const std::lock_guard lock(mutex_);
+      core_.say_alive();
+    }
+    write();
+  }
+  waiting_ = true;
+  timer_.expires_after(kTick);
+  timer_.async_wait([self = shared_from_this()](const error_code&) { self->look_after(); });
+}
+
+void RelayPump::fail(Error why) {
+  if (!failed_) {
+    failed_ = std::move(why);
+    stream_.close();
+    timer_.cancel();
+  }
+  maybe_end();
+}
+
+void RelayPump::maybe_end() {
+  if (ended_ || reading_ || writing_ || waiting_) return;
+  ended_ = true;
+  // Not before the handler that called this has returned.
+  boost::asio::post(timer_.get_executor(), [self = shared_from_this()] {
+    const Hooks hooks = std::exchange(self->hooks_, {});
+    hooks.on_end(*self->failed_);
+  });
+}
+
+}  // namespace tempo
