@@ -14,3 +14,7 @@ foreach(program transport_bench offload_bench)
   target_compile_definitions(${program} PRIVATE TEMPO_BIN_DIR="${CMAKE_BINARY_DIR}/bin")
   add_dependencies(${program} tempo-offloader tempo-worker)
 endforeach()
+
+# The relay beside plain TCP, on this host.
+add_executable(relay_bench relay_bench.cc)
+target_link_libraries(relay_bench PRIVATE tempo_offloader tempo_worker CLI11::CLI11)

@@ -1,2 +1,6 @@
 # Off-loader's channels and worker's service over loopback, in one process: also under TSan.
 tempo_test(relay_test.cc LABEL fast DEPS tempo_offloader tempo_worker)
+
+# Workers over TCP as real processes.
+tempo_test(remote_workers_test.cc LABEL fast DEPS tempo_ring_link)
+add_dependencies(remote_workers_test tempo tempo-enclave tempo-offloader tempo-worker)

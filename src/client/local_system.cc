@@ -121,11 +121,16 @@ Status LocalSystem::start_all(const LocalSystemOptions& options) {
   }
   std::vector<std::string> enclave = {"--api", unix_address(api_path()), "--threads",
                                       std::to_string(options.enclave_threads)};
-  if (options.workers > 0) {
+  if (options.has_offloader()) {
+    for (const std::string& other : options.other_workers) {
+      workers += (workers.empty() ? "" : ",") + other;
+    }
     const std::string address = unix_address(directory_.file("offloader.sock"));
-    TEMPO_RETURN_IF_ERROR(
-        start_child({"the off-loader", {"--listen", address, "--workers", workers}, {}, ""},
-                    "tempo-offloader", options.offloader_program, options.verbose));
+    std::vector<std::string> offloader = {"--listen", address, "--workers", workers};
+    offloader.insert(offloader.end(), options.offloader_flags.begin(),
+                     options.offloader_flags.end());
+    TEMPO_RETURN_IF_ERROR(start_child({"the off-loader", offloader, {}, ""}, "tempo-offloader",
+                                      options.offloader_program, options.verbose));
     enclave.insert(enclave.end(), {"--offloader", address});
   }
   return start_child({"the enclave", enclave, {}, ""}, "tempo-enclave", options.enclave_program,
@@ -135,7 +140,7 @@ Status LocalSystem::start_all(const LocalSystemOptions& options) {
 Status LocalSystem::wait_until_ready(const LocalSystemOptions& options,
                                      const Interrupt& interrupt) {
   std::vector<std::string> sockets = {api_path()};
-  if (options.workers > 0) sockets.push_back(directory_.file("offloader.sock"));
+  if (options.has_offloader()) sockets.push_back(directory_.file("offloader.sock"));
   for (int i = 0; i < options.workers; ++i) {
     sockets.push_back(directory_.file("worker-" + std::to_string(i) + ".sock"));
   }

@@ -17,7 +17,11 @@
 namespace tempo {
 
 struct LocalSystemOptions {
-  int workers = 0;  // 0: neither workers nor an off-loader
+  int workers = 0;  // started here
+  // Addresses of others that the off-loader takes, as its --workers does. None of either: no
+  // off-loader.
+  std::vector<std::string> other_workers;
+  std::vector<std::string> offloader_flags;  // more of them
   int worker_threads = 0;
   std::string worker_memory = "auto";
   int enclave_threads = 0;
@@ -28,6 +32,8 @@ struct LocalSystemOptions {
   std::vector<std::string> worker_programs;
   bool verbose = false;        // the children's logs go to stderr
   std::string directory_base;  // see RuntimeDirectory
+
+  bool has_offloader() const { return workers > 0 || !other_workers.empty(); }
 };
 
 class LocalSystem {

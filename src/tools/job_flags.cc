@@ -2,9 +2,12 @@
 
 #include <CLI/CLI.hpp>
 #include <charconv>
+#include <sstream>
 
 #include "enclave/schemes/scheme.h"
 #include "tools/daemon.h"
+#include "tools/tls_flags.h"
+#include "wire/worker_address.h"
 
 namespace tempo {
 namespace {
@@ -30,21 +33,34 @@ std::string scheme_help() {
 
 }  // namespace
 
-Result<int> parse_workers(const std::string& text) {
-  constexpr std::string_view kPrefix = "local:";
-  int count = -1;
-  if (text.starts_with(kPrefix)) {
-    const char* const end = text.data() + text.size();
-    const auto [rest, failure] = std::from_chars(text.data() + kPrefix.size(), end, count);
-    if (failure != std::errc() || rest != end) count = -1;
+Result<WorkersFlag> parse_workers(const std::string& text) {
+  constexpr std::string_view kLocal = "local:";
+  constexpr std::string_view kFile = "file:";
+  WorkersFlag workers;
+  std::istringstream entries(text + ",");
+  for (std::string entry; std::getline(entries, entry, ',');) {
+    int count = -1;
+    if (entry.starts_with(kLocal)) {
+      const char* const end = entry.data() + entry.size();
+      const auto [rest, failure] = std::from_chars(entry.data() + kLocal.size(), end, count);
+      if (failure != std::errc() || rest != end) count = -1;
+    } else if ((entry.starts_with(kFile) && entry.size() > kFile.size()) ||
+               parse_worker_address(entry)) {
+      workers.others.push_back(entry);
+      continue;
+    }
+    if (count < 0 || workers.local + count > kMaxLocalWorkers) {
+      return Error{ErrorCode::kUsage,
+                   "not a list of workers",
+                   "--workers",
+                   "local:N with N from 0 to " + std::to_string(kMaxLocalWorkers) +
+                       ", tcp://HOST:PORT, unix:PATH or file:PATH, with commas between them",
+                   entry,
+                   ""};
+    }
+    workers.local += count;
   }
-  if (count >= 0 && count <= kMaxLocalWorkers) return count;
-  return Error{ErrorCode::kUsage,
-               "not a number of workers",
-               "--workers",
-               "local:N with N from 0 to " + std::to_string(kMaxLocalWorkers),
-               text,
-               ""};
+  return workers;
 }
 
 void JobFlags::add_to(CLI::App& command) {
@@ -197,7 +213,11 @@ void JobFlags::add_machine_flags(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--master", request_.master,
                      "use a running enclave, unix:PATH, instead of starting one here");
-  command.add_option("--workers", workers_, "local:N starts N worker processes here")
+  command
+      .add_option(
+          "--workers", workers_,
+          "local:N starts N worker processes here; tcp://HOST:PORT, unix:PATH and file:PATH "
+          "(one address a line, watched) are running ones; with commas between them")
       ->capture_default_str();
   command.add_option("--worker-threads", local.worker_threads, "of each; 0: a fair share of cores")
       ->check(CLI::Range(0, 1024))
@@ -206,6 +226,7 @@ void JobFlags::add_machine_flags(CLI::App& command) {
       .add_option("--worker-memory", local.worker_memory,
                   "limit of each, in bytes or with K, M, G; auto: half of what is free")
       ->capture_default_str();
+  add_tls_flags(command, worker_tls_, "--worker-tls");
   command.add_flag("--verbose", local.verbose, "show what the started programs log");
   // CLI11 makes a list of texts of a repeated flag; each is one program.
   command
@@ -267,15 +288,23 @@ Result<JobRequest> JobFlags::request() const {
   }
   const bool offloads_any =
       *parse_scheme(spec.scheme) != Scheme::kLocal && spec.offload != OffloadPolicy::kNone;
-  if (offloads_any && *workers == 0 && request.master.empty()) {
+  if (offloads_any && workers->local == 0 && workers->others.empty() && request.master.empty()) {
     return Error{ErrorCode::kNoWorker,
                  "no worker to offload to",
                  "--workers",
-                 "at least local:1 for scheme " + spec.scheme,
+                 "at least one, such as local:1, for scheme " + spec.scheme,
                  workers_,
                  "add workers, or use --scheme local or --offload none"};
   }
-  request.local.workers = offloads_any ? *workers : 0;
+  if (offloads_any) {
+    request.local.workers = workers->local;
+    request.local.other_workers = workers->others;
+    if (worker_tls_.enabled()) {
+      request.local.offloader_flags = {"--tls-cert", worker_tls_.certificate,
+                                       "--tls-key",  worker_tls_.key,
+                                       "--tls-ca",   worker_tls_.ca};
+    }
+  }
   request.local.enclave_threads = spec.threads;
   return request;
 }

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "tools/run_job.h"
+#include "wire/tls_files.h"
 
 namespace CLI {
 class App;
@@ -40,6 +41,7 @@ class JobFlags {
   std::string offload_ = "auto";
   std::string on_tamper_ = "continue";
   std::string workers_ = "local:2";
+  TlsFiles worker_tls_;
   std::string export_form_ = "inference";
   std::string tee_memory_ = "0";
   std::vector<std::string> augment_;
@@ -47,7 +49,12 @@ class JobFlags {
   std::vector<float> deviation_;
 };
 
-// "local:N" to N. Error kUsage.
-Result<int> parse_workers(const std::string& text);
+struct WorkersFlag {
+  int local = 0;                    // to be started here
+  std::vector<std::string> others;  // for the off-loader
+};
+// "local:N", "tcp://HOST:PORT", "unix:PATH" and "file:PATH", with commas between them. Error
+// kUsage.
+Result<WorkersFlag> parse_workers(const std::string& text);
 
 }  // namespace tempo

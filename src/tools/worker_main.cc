@@ -4,6 +4,9 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +15,8 @@
 #include "tools/tls_flags.h"
 #include "wire/worker_address.h"
 #include "worker/cpu_device.h"
+#include "worker/health_server.h"
+#include "worker/self_check.h"
 #include "worker/server.h"
 #include "worker/tcp_service.h"
 
@@ -25,6 +30,8 @@ struct Flags {
   std::string memory = "auto";
   std::string window = "256M";
   TlsFiles tls;
+  std::string health;
+  bool check = false;
   int threads = 0;
   std::string device = "cpu";
   std::string log_level = "info";
@@ -43,6 +50,11 @@ void add_flags(CLI::App& app, Flags& flags) {
                  "tcp: limit of what is under way, and so of a single operand or result")
       ->capture_default_str();
   add_tls_flags(app, flags.tls);
+  app.add_option("--health", flags.health, "answer GET /healthz and /readyz there, HOST:PORT");
+  app.add_flag(
+      "--check", flags.check,
+      "see whether the worker could start with these flags, and whether its device computes "
+      "what it should; print a line each, and exit");
   app.add_option("--threads", flags.threads, "threads of a product; 0: as many as there are cores")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -88,17 +100,50 @@ Result<StoreLimits> parse_memory(const std::string& text, const Device& device) 
   return limits;
 }
 
-Status serve(const std::vector<WorkerAddress>& addresses, const RelayLimits& relay_limits,
-             std::shared_ptr<TlsContext> tls, TaskExecutor& executor, const Device& device,
-             int stop_fd) {
+// All that listens.
+struct Services {
   Serving serving;
   std::vector<UnixListener> listeners;
+  std::unique_ptr<TcpService> tcp;       // null: none
+  std::unique_ptr<HealthServer> health;  // null: none
+};
+
+struct Settings {
+  std::vector<WorkerAddress> listen;
+  std::optional<WorkerAddress> health;
+  RelayLimits relay_limits;
+  std::shared_ptr<TlsContext> tls;
+};
+
+Result<Settings> read_settings(const Flags& flags) {
+  Settings settings;
+  auto addresses = parse_listens(flags);
+  if (!addresses) return addresses.error();
+  settings.listen = std::move(*addresses);
+  if (!flags.health.empty()) {
+    auto health = parse_host_port(flags.health);
+    if (!health) return health.error();
+    settings.health = std::move(*health);
+  }
+  const auto relay_limits = parse_window(flags.window);
+  if (!relay_limits) return relay_limits.error();
+  settings.relay_limits = *relay_limits;
+  auto tls = make_tls(flags.tls, TlsRole::kWorker);
+  if (!tls) return tls.error();
+  settings.tls = std::move(*tls);
+  return settings;
+}
+
+// executor and device outlive the services.
+Status listen(const Settings& settings, const TaskExecutor& executor, const Device& device,
+              Services& services) {
   TcpServiceOptions network;
-  network.limits = relay_limits;
+  network.limits = settings.relay_limits;
   network.info = worker_info(device, executor.store().limits());
-  for (const WorkerAddress& address : addresses) {
+  network.tls = settings.tls;
+  for (const WorkerAddress& address : settings.listen) {
     if (address.is_tcp()) {
-      if (tls == nullptr && !is_loopback(address)) {
+      if (settings.tls == nullptr && !is_loopback(address)) {
         spdlog::warn("{} has no TLS: whoever reaches it can use this worker", address.text);
       }
       network.listen.push_back(address);
@@ -106,29 +151,57 @@ Status serve(const std::vector<WorkerAddress>& addresses, const RelayLimits& rel
     }
     auto listener = UnixListener::open(address.path);
     if (!listener) return listener.error();
-    listeners.push_back(std::move(*listener));
+    services.listeners.push_back(std::move(*listener));
   }
-  network.tls = std::move(tls);
-  std::unique_ptr<TcpService> tcp;
   if (!network.listen.empty()) {
-    auto started = TcpService::start(std::move(network), serving);
+    auto started = TcpService::start(std::move(network), services.serving);
     if (!started) return started.error();
-    tcp = std::move(*started);
+    services.tcp = std::move(*started);
   }
-  for (const WorkerAddress& address : addresses) {
-    spdlog::info("listening on {} ({}, {} MiB)", address.text, device.name(),
-                 executor.store().limits().bytes >> 20);
+  if (!settings.health) return {};
+  const auto look = [&executor, &serving = services.serving, name = device.name()] {
+    return Health{TEMPO_VERSION,
+                  name,
+                  executor.store().limits().bytes,
+                  executor.bytes_in_use(),
+                  executor.tasks_done(),
+                  serving.claimed()};
+  };
+  auto health = HealthServer::start(*settings.health, look);
+  if (!health) return health.error();
+  services.health = std::move(*health);
+  return {};
+}
+
+// A line each of what is in order; stops at the first thing that is not.
+Status check(const Settings& settings, const TaskExecutor& executor, Device& device) {
+  TEMPO_RETURN_IF_ERROR(check_device(device));
+  std::printf("device: ok: %s: products agree with double precision\n", device.name().c_str());
+  const std::uint64_t limit = executor.store().limits().bytes;
+  // Of what is free, the default takes half.
+  const std::uint64_t available = 2 * device.default_memory_bytes();
+  if (limit > available) {
+    return Error{ErrorCode::kOutOfMemory,
+                 "the device has less memory than the limit",
+                 "--memory",
+                 "at most " + std::to_string(available),
+                 std::to_string(limit) + " bytes",
+                 "choose a smaller limit"};
   }
-  return serve_offloaders(listeners, tcp.get(), executor, device, serving, stop_fd);
+  std::printf("memory: ok: limit %llu MiB\n", static_cast<unsigned long long>(limit >> 20));
+  std::printf("tls: %s\n", settings.tls ? "ok: certificate, key and CA" : "none");
+  Services services;
+  TEMPO_RETURN_IF_ERROR(listen(settings, executor, device, services));
+  for (const WorkerAddress& address : settings.listen) {
+    std::printf("listen: ok: %s\n", address.text.c_str());
+  }
+  if (settings.health) std::printf("health: ok: %s\n", settings.health->text.c_str());
+  return {};
 }
 
 Status run(const Flags& flags, WorkerExtension* extension, int parent) {
-  const auto addresses = parse_listens(flags);
-  if (!addresses) return addresses.error();
-  const auto relay_limits = parse_window(flags.window);
-  if (!relay_limits) return relay_limits.error();
-  auto tls = make_tls(flags.tls, TlsRole::kWorker);
-  if (!tls) return tls.error();
+  const auto settings = read_settings(flags);
+  if (!settings) return settings.error();
   CpuDevice device(flags.threads);
   const auto limits = parse_memory(flags.memory, device);
   if (!limits) return limits.error();
@@ -138,11 +211,20 @@ Status run(const Flags& flags, WorkerExtension* extension, int parent) {
     if (!made) return made.error();
     hooks = std::move(*made);
   }
+  TaskExecutor executor(device, *limits, hooks.get());
+  if (flags.check) return check(*settings, executor, device);
   auto stop = stop_signals();
   if (!stop) return stop.error();
   if (flags.exit_with_parent && !exit_with_parent(parent)) return {};
-  TaskExecutor executor(device, *limits, hooks.get());
-  return serve(*addresses, *relay_limits, std::move(*tls), executor, device, stop->get());
+  // What /healthz answers rests on that.
+  if (settings->health) TEMPO_RETURN_IF_ERROR(check_device(device));
+  Services services;
+  TEMPO_RETURN_IF_ERROR(listen(*settings, executor, device, services));
+  for (const WorkerAddress& address : settings->listen) {
+    spdlog::info("listening on {} ({}, {} MiB)", address.text, device.name(), limits->bytes >> 20);
+  }
+  return serve_offloaders(services.listeners, services.tcp.get(), executor, device,
+                          services.serving, stop->get());
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <boost/asio/post.hpp>
 #include <utility>
 
@@ -54,12 +55,40 @@ void RelayPump::start() {
 }
 
 void RelayPump::wake() {
-  if (awake_.exchange(true)) return;
+  if (write_now() || awake_.exchange(true)) return;
   boost::asio::post(timer_.get_executor(), [self = shared_from_this()] {
     self->awake_ = false;
+    if (self->failed_) return self->maybe_end();
     self->read();
     self->write();
   });
+}
+
+// One system call, on the caller's thread. False: there is more to do, on the other thread.
+bool RelayPump::write_now() {
+  const std::lock_guard sending(sending_);
+  RelayWrites writes;
+  {
+    const std::lock_guard lock(mutex_);
+    if (writing_ || closed_) return !full_;  // who writes goes on until nothing is left
+    writes = core_.want_write();
+    if (writes.count == 0) return !full_;
+    if (stream_.tls() != nullptr) return false;
+    writing_ = true;  // keeps the descriptor open
+  }
+  std::array<iovec, RelayWrites::kMax> vectors;
+  for (std::size_t i = 0; i < writes.count; ++i) {
+    vectors[i] = {const_cast<std::byte*>(writes.spans[i].data()), writes.spans[i].size()};
+  }
+  msghdr message = {};
+  message.msg_iov = vectors.data();
+  message.msg_iovlen = writes.count;
+  const ssize_t sent =
+      ::sendmsg(stream_.socket().native_handle(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  const std::lock_guard lock(mutex_);
+  writing_ = false;
+  if (sent > 0) core_.did_write(static_cast<std::size_t>(sent));
+  return sent > 0 && !closed_ && !full_ && core_.want_write().count == 0;
 }
 
 void RelayPump::close() {
@@ -73,6 +102,7 @@ void RelayPump::read() {
   {
     const std::lock_guard lock(mutex_);
     into = core_.want_read();
+    full_ = into.empty();
   }
   if (into.empty()) return;
   reading_ = true;
@@ -86,6 +116,8 @@ void RelayPump::on_read(const error_code& error, std::size_t bytes) {
   if (failed_) return maybe_end();
   if (error) return fail(lost("the peer is gone", error.message()));
   heard_ = Clock::now();
+  // What was read may answer what another thread is just writing: it has to be known as written.
+  { const std::lock_guard sent(sending_); }
   Status status;
   {
     const std::lock_guard lock(mutex_);
@@ -97,14 +129,15 @@ void RelayPump::on_read(const error_code& error, std::size_t bytes) {
 }
 
 void RelayPump::write() {
-  if (writing_ || failed_) return;
+  if (failed_) return;
   RelayWrites writes;
   {
     const std::lock_guard lock(mutex_);
+    if (writing_) return;
     writes = core_.want_write();
+    if (writes.count == 0) return;
+    writing_ = true;
   }
-  if (writes.count == 0) return;
-  writing_ = true;
   stream_.write_some(writes,
                      [self = shared_from_this()](const error_code& error, std::size_t bytes) {
                        self->on_write(error, bytes);
@@ -112,14 +145,14 @@ void RelayPump::write() {
 }
 
 void RelayPump::on_write(const error_code& error, std::size_t bytes) {
-  writing_ = false;
+  {
+    const std::lock_guard lock(mutex_);
+    writing_ = false;
+    if (!failed_ && !error) core_.did_write(bytes);
+  }
   if (failed_) return maybe_end();
   if (error) return fail(lost("the peer is gone", error.message()));
   written_ = Clock::now();
-  {
-    const std::lock_guard lock(mutex_);
-    core_.did_write(bytes);
-  }
   hooks_.on_progress();
   read();  // there may be memory for it now
   write();
@@ -133,10 +166,10 @@ void RelayPump::look_after() {
   if (!reading_ || now - looked_ > 4 * kTick) heard_ = now;
   looked_ = now;
   if (now - heard_ > milliseconds(kRelaySilenceMs)) return fail(lost("the peer is silent"));
-  if (!writing_ && now - written_ >= milliseconds(kRelayAliveMs)) {
+  if (now - written_ >= milliseconds(kRelayAliveMs)) {
     {
       const std::lock_guard lock(mutex_);
-      core_.say_alive();
+      core_.say_alive();  // unless there is something else to say
     }
     write();
   }
@@ -148,15 +181,24 @@ void RelayPump::look_after() {
 void RelayPump::fail(Error why) {
   if (!failed_) {
     failed_ = std::move(why);
-    stream_.close();
+    {
+      const std::lock_guard lock(mutex_);
+      closed_ = true;
+    }
+    stream_.shut_down();
     timer_.cancel();
   }
   maybe_end();
 }
 
 void RelayPump::maybe_end() {
-  if (ended_ || reading_ || writing_ || waiting_) return;
+  if (ended_ || reading_ || waiting_) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (writing_) return;
+  }
   ended_ = true;
+  stream_.close();
   // Not before the handler that called this has returned.
   boost::asio::post(timer_.get_executor(), [self = shared_from_this()] {
     const Hooks hooks = std::exchange(self->hooks_, {});

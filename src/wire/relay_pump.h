@@ -31,7 +31,8 @@ class RelayPump : public std::enable_shared_from_this<RelayPump> {
   RelayPump(RelayStream stream, RelayCore& core, std::mutex& mutex, Hooks hooks);
 
   void start();
-  // From any thread: the core may have something to write, or room to read again.
+  // From any thread: the core may have something to write, or room to read again. Without TLS, what
+  // the socket takes at once is written here and now: that saves waking the other thread.
   void wake();
   // From any thread: ends it.
   void close();
@@ -41,6 +42,7 @@ class RelayPump : public std::enable_shared_from_this<RelayPump> {
 
   void read();
   void write();
+  bool write_now();
   void look_after();  // each kTick
   void on_read(const boost::system::error_code& error, std::size_t bytes);
   void on_write(const boost::system::error_code& error, std::size_t bytes);
@@ -50,16 +52,20 @@ class RelayPump : public std::enable_shared_from_this<RelayPump> {
   RelayStream stream_;
   RelayCore& core_;
   std::mutex& mutex_;
+  std::mutex sending_;  // held, before the other, while write_now() writes
   Hooks hooks_;
   boost::asio::steady_timer timer_;
   Clock::time_point heard_;
   Clock::time_point written_;
   Clock::time_point looked_;
-  bool reading_ = false;
-  bool writing_ = false;
-  bool waiting_ = false;  // for the timer
   std::optional<Error> failed_;
   bool ended_ = false;
+  bool reading_ = false;
+  bool waiting_ = false;  // for the timer
+  // The rest, but for the last, is guarded by the mutex.
+  bool writing_ = false;
+  bool full_ = false;                // the core had no place for more
+  bool closed_ = false;              // nothing is to be written any more
   std::atomic<bool> awake_ = false;  // a wake() is on its way
 };
 

@@ -92,7 +92,12 @@ class RelayStream {
 
   Tcp::socket& socket() { return tls_ ? tls_->next_layer() : *plain_; }
   Tls* tls() { return tls_.get(); }
-  // Operations under way end with an error.
+  // Operations under way end with an error; the descriptor stays.
+  void shut_down() {
+    boost::system::error_code ignored;
+    socket().shutdown(Tcp::socket::shutdown_both, ignored);
+    socket().cancel(ignored);
+  }
   void close() {
     boost::system::error_code ignored;
     socket().close(ignored);

@@ -10,17 +10,9 @@
 #include <string>
 
 #include "base/error.h"
+#include "wire/tls_files.h"
 
 namespace tempo {
-
-// PEM files. All empty: no TLS.
-struct TlsFiles {
-  std::string certificate;  // with intermediate certificates, if any
-  std::string key;
-  std::string ca;
-
-  bool enabled() const { return !certificate.empty() || !key.empty() || !ca.empty(); }
-};
 
 using TlsContext = boost::asio::ssl::context;
 enum class TlsRole { kWorker, kOffloader };

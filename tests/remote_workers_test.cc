@@ -1,0 +1,524 @@
+// Workers over TCP as real processes: training through the command line, workers that die, stop and
+// come back, a list that changes, TLS, and health.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "enclave/offload/ring_link.h"
+#include "tests/child_process.h"
+#include "tests/run_program.h"
+#include "wire/fd.h"
+#include "wire/shared_words.h"
+
+namespace tempo {
+namespace {
+
+constexpr RingGeometry kGeometry{16, 64, 65536};
+constexpr int kPatienceMs = 20000;
+
+std::string program(const char* name) {
+  return std::string(TEMPO_BIN_DIR) + "/" + name;
+}
+
+sockaddr_in loopback(std::uint16_t port) {
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return address;
+}
+
+Fd connect_to(std::uint16_t port) {
+  Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_in address = loopback(port);
+  const bool connected =
+      ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+  return connected ? std::move(socket) : Fd();
+}
+
+// One that nobody uses now, below those that the kernel gives to clients.
+std::uint16_t free_port() {
+  static std::uint16_t next = static_cast<std::uint16_t>(20000 + ::getpid() % 10000);
+  for (;;) {
+    const sockaddr_in address = loopback(++next);
+    const Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) {
+      return next;
+    }
+  }
+}
+
+bool in_time(const std::function<bool()>& condition) {
+  for (int tries = 0; tries < kPatienceMs / 10; ++tries) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
+}
+
+std::string get(std::uint16_t port, const std::string& target) {
+  const Fd socket = connect_to(port);
+  const std::string request = "GET " + target + " HTTP/1.1\r\nHost: x\r\n\r\n";
+  (void)!::send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL);
+  std::string answer;
+  char bytes[4096];
+  for (ssize_t got; (got = ::recv(socket.get(), bytes, sizeof(bytes), 0)) > 0;) {
+    answer.append(bytes, static_cast<std::size_t>(got));
+  }
+  return answer;
+}
+
+class RemoteWorkersTest : public testing::Test {
+ protected:
+  void TearDown() override {
+    link_.reset();
+    offloader_ = Child();
+    workers_.clear();
+  }
+
+  std::string path(const std::string& name) const { return workspace_ / name; }
+  std::string address(std::size_t i) const {
+    return "tcp://127.0.0.1:" + std::to_string(ports_[i]);
+  }
+
+  void start_worker(const std::vector<std::string>& flags = {}) {
+    ports_.push_back(free_port());
+    flags_.push_back(flags);
+    workers_.emplace_back();
+    restart_worker(workers_.size() - 1);
+  }
+  void restart_worker(std::size_t i) {
+    std::vector<std::string> arguments = {
+        program("tempo-worker"), "--listen", address(i), "--threads", "1", "--memory", "64M",
+        "--log-level",           "error"};
+    arguments.insert(arguments.end(), flags_[i].begin(), flags_[i].end());
+    workers_[i] = Child(arguments);
+    ASSERT_TRUE(in_time([&] { return connect_to(ports_[i]).valid(); }));
+  }
+  void start_offloader(const std::string& workers, const std::vector<std::string>& flags = {},
+                       int connect_ms = kPatienceMs) {
+    std::vector<std::string> arguments = {program("tempo-offloader"),
+                                          "--listen",
+                                          "unix:" + path("ring"),
+                                          "--workers",
+                                          workers,
+                                          "--log-level",
+                                          "error",
+                                          "--connect-timeout-ms",
+                                          std::to_string(connect_ms)};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    offloader_ = Child(arguments);
+  }
+  void attach() {
+    auto link = RingLink::attach(path("ring"), kGeometry, kPatienceMs);
+    if (!link) throw std::runtime_error(link.error().one_line());
+    link_ = std::move(*link);
+    EXPECT_TRUE(link_->joins().empty());
+  }
+  void start(std::size_t workers) {
+    std::string list;
+    for (std::size_t i = 0; i < workers; ++i) {
+      start_worker();
+      if (i > 0) list += ",";
+      list += address(i);
+    }
+    start_offloader(list);
+    attach();
+  }
+
+  Completion run(const Task& task, const Slot* payload, const Slot* reply) {
+    const auto request = link_->submit(task, payload, reply);
+    if (!request || !request->has_value()) throw std::runtime_error("cannot submit");
+    for (;;) {
+      auto completion = link_->poll(kPatienceMs);
+      if (!completion) throw std::runtime_error(completion.error().one_line());
+      if (!completion->has_value()) throw std::runtime_error("no completion in time");
+      if ((*completion)->request == **request) return **completion;
+    }
+  }
+  TaskStatus put(std::uint32_t worker) {
+    const float values[2] = {3, 4};
+    Task task;
+    task.worker = worker;
+    task.result = 1;
+    task.rows = 1;
+    task.cols = 2;
+    const Slot slot = *link_->reserve(sizeof(values));
+    copy_out(slot.data, values, sizeof(values));
+    return run(task, &slot, nullptr).status;
+  }
+  TaskStatus square(std::uint32_t worker, float* out = nullptr) {
+    Task task;
+    task.verb = Verb::kMultiply;
+    task.worker = worker;
+    task.a = task.b = 1;
+    task.flags = kTransposeB | kReturn;
+    task.rows = task.cols = 1;
+    const Slot slot = *link_->reserve(4);
+    const TaskStatus status = run(task, nullptr, &slot).status;
+    if (out != nullptr) copy_in(out, slot.data, sizeof(*out));
+    link_->release(slot);
+    return status;
+  }
+  void expect_served(std::uint32_t worker) {
+    float sum = 0;
+    ASSERT_EQ(put(worker), TaskStatus::kOk);
+    ASSERT_EQ(square(worker, &sum), TaskStatus::kOk);
+    EXPECT_EQ(sum, 25.0F);
+  }
+  WorkerJoin next_join() {
+    std::vector<WorkerJoin> joins;
+    const bool joined = in_time([&] {
+      (void)link_->poll(0);
+      joins = link_->joins();
+      return !joins.empty();
+    });
+    if (!joined) throw std::runtime_error("nobody joins");
+    return joins[0];
+  }
+
+  Workspace workspace_;
+  std::vector<std::uint16_t> ports_;
+  std::vector<std::vector<std::string>> flags_;
+  std::vector<Child> workers_;
+  Child offloader_;
+  std::unique_ptr<RingLink> link_;
+};
+
+TEST_F(RemoteWorkersTest, AKilledWorkerJoinsAgainWithNothingOfItsOldSelf) {
+  start(2);
+  expect_served(0);
+  expect_served(1);
+  workers_[0].send_signal(SIGKILL);
+  EXPECT_EQ(workers_[0].wait(), -SIGKILL);
+  EXPECT_EQ(square(0), TaskStatus::kWorkerLost);
+  restart_worker(0);
+  // The enclave has not asked for joins since: what it sends is for the worker that died.
+  EXPECT_EQ(put(0), TaskStatus::kWorkerLost);
+  const WorkerJoin join = next_join();
+  EXPECT_EQ(join.worker, 0U);
+  EXPECT_EQ(join.epoch, 1U);
+  EXPECT_EQ(join.info.memory_limit_bytes, 64U << 20);
+  EXPECT_EQ(square(0), TaskStatus::kUnknownId);
+  expect_served(0);
+  expect_served(1);
+}
+
+TEST_F(RemoteWorkersTest, AStoppedWorkerIsLostAndJoinsWhenItGoesOn) {
+  start(1);
+  expect_served(0);
+  workers_[0].send_signal(SIGSTOP);
+  EXPECT_EQ(square(0), TaskStatus::kWorkerLost);
+  workers_[0].send_signal(SIGCONT);
+  EXPECT_EQ(next_join().epoch, 1U);
+  expect_served(0);
+}
+
+TEST_F(RemoteWorkersTest, OneThatWasNotThereAtTheStartJoinsBehindThoseThatWere) {
+  const std::uint16_t late = free_port();
+  start_worker();
+  start_offloader("tcp://127.0.0.1:" + std::to_string(late) + "," + address(0), {}, 1500);
+  attach();
+  EXPECT_EQ(link_->workers().size(), 1U);
+  expect_served(0);
+  ports_.push_back(late);
+  flags_.emplace_back();
+  workers_.emplace_back();
+  restart_worker(1);
+  const WorkerJoin join = next_join();
+  EXPECT_EQ(join.worker, 1U);
+  EXPECT_EQ(join.epoch, 1U);
+  expect_served(1);
+}
+
+TEST_F(RemoteWorkersTest, WorkersOnThisHostJoinAgainToo) {
+  start_worker();
+  const std::string local = "unix:" + path("w");
+  const auto start_local = [&] {
+    return Child({program("tempo-worker"), "--listen", local, "--threads", "1", "--memory", "1M",
+                  "--log-level", "error"});
+  };
+  Child worker = start_local();
+  start_offloader(local + "," + address(0));
+  attach();
+  EXPECT_EQ(link_->workers().size(), 2U);
+  expect_served(0);
+  worker.send_signal(SIGKILL);
+  EXPECT_EQ(worker.wait(), -SIGKILL);
+  worker = start_local();
+  EXPECT_EQ(next_join().worker, 0U);
+  expect_served(0);
+  expect_served(1);
+}
+
+TEST_F(RemoteWorkersTest, AListInAFileIsWatched) {
+  start_worker();
+  start_worker();
+  const auto write_list = [&](const std::string& text) {
+    std::ofstream(path("new")) << text;
+    std::filesystem::rename(path("new"), path("list"));
+  };
+  write_list("# the workers\n " + address(0) + "  # the first\n\n");
+  start_offloader("file:" + path("list"));
+  attach();
+  EXPECT_EQ(link_->workers().size(), 1U);
+  write_list(address(0) + "\n" + address(1) + "\n");
+  EXPECT_EQ(next_join().worker, 1U);
+  expect_served(1);
+  write_list("nonsense\n");  // changes nothing
+  write_list(address(1) + "\n");
+  EXPECT_TRUE(in_time([&] { return put(0) == TaskStatus::kWorkerLost; }));
+  expect_served(1);
+  write_list(address(0) + "\n" + address(1) + "\n");
+  EXPECT_EQ(next_join().worker, 0U);
+  expect_served(0);
+}
+
+TEST_F(RemoteWorkersTest, OneOffloaderIsServedAtATimeHoweverItComes) {
+  start_worker({"--listen", "unix:" + path("w")});
+  start_offloader(address(0));
+  attach();
+  expect_served(0);
+  link_.reset();
+  EXPECT_EQ(offloader_.wait(), 0);
+  start_offloader("unix:" + path("w"));
+  attach();
+  EXPECT_EQ(square(0), TaskStatus::kUnknownId);
+  expect_served(0);
+}
+
+// In kB, from /proc/PID/status.
+long peak_memory(pid_t pid) {
+  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stol(line.substr(6));
+  }
+  return 0;
+}
+
+TEST_F(RemoteWorkersTest, ACrowdOfGarbageCostsAWorkerLittleMemoryAndNobodyElse) {
+  start(1);
+  expect_served(0);
+  const long before = peak_memory(workers_[0].pid());
+  const std::string garbage(1 << 16, 'x');
+  std::vector<Fd> crowd;
+  for (int i = 0; i < 300; ++i) {
+    crowd.push_back(connect_to(ports_[0]));
+    (void)!::send(crowd.back().get(), garbage.data(), i % 3 == 0 ? 1 : garbage.size(),
+                  MSG_NOSIGNAL | MSG_DONTWAIT);
+  }
+  expect_served(0);
+  crowd.clear();
+  expect_served(0);
+  EXPECT_LT(peak_memory(workers_[0].pid()) - before, 32 << 10);
+}
+
+TEST_F(RemoteWorkersTest, HealthSaysWhatTheWorkerDoes) {
+  const std::uint16_t health = free_port();
+  start_worker({"--health", "127.0.0.1:" + std::to_string(health)});
+  ASSERT_TRUE(in_time([&] { return connect_to(health).valid(); }));
+  EXPECT_TRUE(get(health, "/readyz").starts_with("HTTP/1.1 200 "));
+  const std::string idle = get(health, "/healthz");
+  EXPECT_TRUE(idle.starts_with("HTTP/1.1 200 ")) << idle;
+  EXPECT_NE(idle.find("\"state\":\"idle\""), std::string::npos) << idle;
+  EXPECT_NE(idle.find("\"device\":\"cpu, 1 thread\""), std::string::npos) << idle;
+  EXPECT_NE(idle.find("\"memory_limit_bytes\":67108864"), std::string::npos) << idle;
+  start_offloader(address(0));
+  attach();
+  expect_served(0);
+  EXPECT_TRUE(get(health, "/readyz").starts_with("HTTP/1.1 503 "));
+  const std::string serving = get(health, "/healthz");
+  EXPECT_NE(serving.find("\"state\":\"serving\""), std::string::npos) << serving;
+  EXPECT_NE(serving.find("\"tasks_done\":2"), std::string::npos) << serving;
+  EXPECT_NE(serving.find("\"memory_in_use_bytes\":8"), std::string::npos) << serving;
+  EXPECT_TRUE(get(health, "/").starts_with("HTTP/1.1 404 "));
+  std::vector<Fd> loris;
+  for (int i = 0; i < 50; ++i) {
+    loris.push_back(connect_to(health));
+    (void)!::send(loris.back().get(), "G", 1, MSG_NOSIGNAL);
+  }
+  EXPECT_TRUE(get(health, "/healthz").starts_with("HTTP/1.1 200 "));
+  EXPECT_FALSE(get(health, "/" + std::string(100000, 'x')).starts_with("HTTP/1.1 200"));
+}
+
+TEST_F(RemoteWorkersTest, AWorkerChecksItselfWithoutStarting) {
+  const std::uint16_t port = free_port();
+  const std::string where = "tcp://127.0.0.1:" + std::to_string(port);
+  const std::vector<std::string> command = {
+      program("tempo-worker"), "--listen", where, "--threads", "1", "--memory", "1M", "--check"};
+  const ProgramResult good = workspace_.run(command);
+  EXPECT_EQ(good.exit_code, 0) << good.err;
+  for (const char* line : {"device: ok: cpu, 1 thread", "memory: ok: limit 1 MiB", "tls: none"}) {
+    EXPECT_NE(good.out.find(line), std::string::npos) << good.out;
+  }
+  EXPECT_NE(good.out.find("listen: ok: " + where), std::string::npos) << good.out;
+  start_worker();
+  auto taken = command;
+  taken[2] = address(0);
+  EXPECT_EQ(workspace_.run(taken).exit_code, 13);
+  auto no_certificate = command;
+  no_certificate.insert(no_certificate.end(),
+                        {"--tls-cert", "no.pem", "--tls-key", "no.key", "--tls-ca", "no-ca.pem"});
+  EXPECT_EQ(workspace_.run(no_certificate).exit_code, 3);
+  auto greedy = command;
+  greedy[6] = "1000T";
+  EXPECT_EQ(workspace_.run(greedy).exit_code, 8);
+}
+
+class TlsWorkersTest : public RemoteWorkersTest {
+ protected:
+  void SetUp() override {
+    for (const char* ca : {"ca", "other-ca"}) {
+      openssl({"-keyout", path(ca) + ".key", "-out", path(ca) + ".pem", "-subj", "/CN=test CA"});
+    }
+    certify("worker", "ca", "IP:127.0.0.1");
+    certify("offloader", "ca", "DNS:offloader");
+    certify("stranger", "other-ca", "DNS:offloader");
+    certify("elsewhere", "ca", "IP:127.0.0.2");
+  }
+  void openssl(const std::vector<std::string>& more) {
+    std::vector<std::string> command = {"/usr/bin/openssl",
+                                        "req",
+                                        "-x509",
+                                        "-newkey",
+                                        "ec",
+                                        "-pkeyopt",
+                                        "ec_paramgen_curve:prime256v1",
+                                        "-nodes",
+                                        "-days",
+                                        "2"};
+    command.insert(command.end(), more.begin(), more.end());
+    const ProgramResult made = workspace_.run(command);
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  }
+  void certify(const std::string& name, const std::string& ca, const std::string& subject) {
+    openssl({"-CA", path(ca) + ".pem", "-CAkey", path(ca) + ".key", "-keyout", path(name) + ".key",
+             "-out", path(name) + ".pem", "-subj", "/CN=" + name, "-addext",
+             "subjectAltName=" + subject, "-addext", "basicConstraints=critical,CA:FALSE"});
+  }
+  std::vector<std::string> tls(const std::string& name, const std::string& ca = "ca") const {
+    return {"--tls-cert",        path(name) + ".pem", "--tls-key",
+            path(name) + ".key", "--tls-ca",          path(ca) + ".pem"};
+  }
+  void expect_refused(const std::vector<std::string>& flags) {
+    start_offloader(address(0), flags, 1500);
+    EXPECT_EQ(offloader_.wait(), 7);
+  }
+};
+
+TEST_F(TlsWorkersTest, ServeOnlyWhoTheirCaVouchesFor) {
+  start_worker(tls("worker"));
+  expect_refused({});
+  expect_refused(tls("stranger"));
+  expect_refused(tls("stranger", "other-ca"));
+  start_offloader(address(0), tls("offloader"));
+  attach();
+  expect_served(0);
+  restart_worker(0);
+  EXPECT_EQ(next_join().worker, 0U);
+  expect_served(0);
+}
+
+TEST_F(TlsWorkersTest, AreNotTakenForAnotherHostOrWithoutTls) {
+  start_worker(tls("elsewhere"));
+  expect_refused(tls("offloader"));
+  flags_[0] = {};
+  restart_worker(0);
+  expect_refused(tls("offloader"));
+}
+
+class RemoteTrainingTest : public TlsWorkersTest {
+ protected:
+  static constexpr int kSamples = 96, kSide = 8;
+
+  void SetUp() override {
+    TlsWorkersTest::SetUp();
+    std::string pixels, labels;
+    for (int i = 0; i < kSamples * kSide * kSide; ++i) {
+      pixels += static_cast<char>(i * 37 % 251 + (i / 64 % 4) * 3);
+    }
+    for (std::int64_t i = 0; i < kSamples; ++i) {
+      const std::int64_t label = i % 4;
+      labels.append(reinterpret_cast<const char*>(&label), sizeof(label));
+    }
+    write_npy("x.npy", "|u1", "(96, 1, 8, 8)", pixels);
+    write_npy("y.npy", "<i8", "(96,)", labels);
+    const ProgramResult made =
+        workspace_.run({program("tempo"), "model", "mlp", "--image", "1x8x8", "--classes", "4",
+                        "--seed", "3", "-o", path("m.onnx")});
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  }
+  void write_npy(const std::string& name, const std::string& type, const std::string& shape,
+                 const std::string& bytes) const {
+    std::string header =
+        "{'descr': '" + type + "', 'fortran_order': False, 'shape': " + shape + ", }";
+    header.resize(117, ' ');
+    header += '\n';
+    std::ofstream(path(name), std::ios::binary)
+        << std::string("\x93NUMPY\x01\x00\x76\x00", 10) << header << bytes;
+  }
+  // The trained model.
+  std::string train(const std::string& workers, const std::vector<std::string>& flags = {}) {
+    std::vector<std::string> command = {program("tempo"),
+                                        "train",
+                                        "--model",
+                                        path("m.onnx"),
+                                        "--data",
+                                        "npy:" + path("x.npy") + "," + path("y.npy"),
+                                        "--epochs",
+                                        "2",
+                                        "--batch",
+                                        "32",
+                                        "--offload",
+                                        "all",
+                                        "--scheme",
+                                        "plain",
+                                        "--threads",
+                                        "1",
+                                        "--seed",
+                                        "7",
+                                        "--workers",
+                                        workers,
+                                        "-o",
+                                        path("o.onnx"),
+                                        "--report",
+                                        path("r.json")};
+    command.insert(command.end(), flags.begin(), flags.end());
+    const ProgramResult result = workspace_.run(command);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return read_file(path("o.onnx"));
+  }
+};
+
+TEST_F(RemoteTrainingTest, GivesTheSameModelAsWorkersOnThisHost) {
+  start_worker();
+  start_worker(tls("worker"));
+  const std::string local = train("local:1");
+  ASSERT_FALSE(local.empty());
+  EXPECT_TRUE(train(address(0)) == local);
+  EXPECT_NE(read_file(path("r.json")).find("\"workers\""), std::string::npos);
+  const auto pass_on = [&] {
+    std::vector<std::string> flags;
+    for (const std::string& flag : tls("offloader")) {
+      flags.push_back(flag.starts_with("--tls") ? std::string("--worker").append(flag, 1) : flag);
+    }
+    return flags;
+  };
+  EXPECT_TRUE(train(address(1), pass_on()) == local);
+  EXPECT_FALSE(train("local:1," + address(0)).empty());
+}
+
+}  // namespace
+}  // namespace tempo
