@@ -51,7 +51,8 @@ endfunction()
 # Tests that CI also runs under sanitizers: what parses bytes from outside, shares memory, or starts
 # threads and processes. `ctest -L sanitized` in a build of the target sanitized_tests.
 set(TEMPO_SANITIZED_TESTS
-  base_test wire_test ring_link_test workers_test offload_engine_test executor_test
+  base_test wire_test relay_frame_test relay_client_test relay_server_test relay_test
+  ring_link_test workers_test remote_workers_test offload_engine_test executor_test
   onnx_bad_test npy_test load_test api_json_test http_server_test process_test)
 add_custom_target(sanitized_tests)
 
