@@ -76,7 +76,7 @@ class Step {
       for (Part& part : parts_[i]) {
         parts.push_back({part.weights.data(), part.d_output.data(), part.d_weights.data()});
       }
-      must(engine.backward(ops_[i], input_.data(), parts, d_input_.data(), i + 1 < ops_.size()));
+      must(engine.backward(ops_[i], input_.data(), parts, d_input_.data(), i + 1 < ops_.size(), true));
     }
     must(engine.end_step());
     return cpu_ms() - start;
@@ -100,7 +100,7 @@ class Bench {
   Bench(int workers, int repeats)
       : repeats_(repeats), pool_(1), local_(pool_, ledger_), processes_(start(workers)) {
     link_ = processes_.take_link();
-    dispatcher_.emplace(*link_, stats_, ledger_, 60000);
+    dispatcher_.emplace(*link_, stats_, ledger_, Patience());
   }
 
   struct Engine {
@@ -113,7 +113,9 @@ class Bench {
   Engine engine_for(const std::vector<LinearOp>& ops) {
     PlanOptions options;
     options.policy = OffloadPolicy::kAll;
-    options.workers = link_->workers();
+    for (const WorkerInfo& worker : link_->workers()) {
+      options.workers.push_back({worker.memory_limit_bytes});
+    }
     options.max_slot_bytes = link_->max_slot_bytes() / 4;
     options.products_factor = 1000;
     auto plan = make_plan(ops, options);
@@ -124,7 +126,7 @@ class Bench {
       made.inside_estimate_ms += op.local_cost_ms;
     }
     EngineOptions engine_options;
-    engine_options.goal = options.goal;
+    engine_options.plan = options;
     made.engine = std::make_unique<OffloadEngine>(
         std::move(*plan), engine_options,
         EngineResources{&*dispatcher_, &local_, &random_, &pool_, &ledger_, &stats_});

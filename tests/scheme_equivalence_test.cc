@@ -50,6 +50,9 @@ class MaskRecorder final : public LinearEngine {
     masks.clear();
     return engine_.begin_step(mode);
   }
+  void announce(const LinearOp& op, const std::vector<const float*>& weights) override {
+    engine_.announce(op, weights);
+  }
   Status forward(const LinearOp& op, const float* input,
                  const std::vector<ForwardPart>& parts) override {
     if (op.of_activations) return engine_.forward(op, input, parts);  // in some engines only
@@ -59,8 +62,8 @@ class MaskRecorder final : public LinearEngine {
     return engine_.forward(op, input, parts);
   }
   Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
-                  float* d_input, bool accumulate_input) override {
-    return engine_.backward(op, input, parts, d_input, accumulate_input);
+                  float* d_input, bool accumulate_input, bool may_defer) override {
+    return engine_.backward(op, input, parts, d_input, accumulate_input, may_defer);
   }
   Status end_step() override { return engine_.end_step(); }
 
@@ -81,7 +84,7 @@ class ReorderedEngine final : public LinearEngine {
   }
 
   Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
-                  float* d_input, bool accumulate_input) override {
+                  float* d_input, bool accumulate_input, bool /*may_defer*/) override {
     for (std::size_t k = 0; k < parts.size(); ++k) {
       backward(part_of(op, k), input, parts[k], d_input, accumulate_input || k > 0);
     }

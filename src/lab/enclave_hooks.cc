@@ -65,6 +65,9 @@ class DumpingEngine final : public LinearEngine {
 
   bool takes(const LinearOp& op) const override { return engine_.takes(op); }
   Status begin_step(StepMode mode) override { return engine_.begin_step(mode); }
+  void announce(const LinearOp& op, const std::vector<const float*>& weights) override {
+    engine_.announce(op, weights);
+  }
 
   Status forward(const LinearOp& op, const float* input,
                  const std::vector<ForwardPart>& parts) override {
@@ -82,12 +85,12 @@ class DumpingEngine final : public LinearEngine {
   }
 
   Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
-                  float* d_input, bool accumulate_input) override {
+                  float* d_input, bool accumulate_input, bool may_defer) override {
     for (std::size_t k = 0; k < parts.size(); ++k) {
       file_->add(name(op, k), "d_output", parts[k].d_output, op.instances * op.geometry.p(),
                  features(op, k));
     }
-    return engine_.backward(op, input, parts, d_input, accumulate_input);
+    return engine_.backward(op, input, parts, d_input, accumulate_input, may_defer);
   }
 
   Status end_step() override { return engine_.end_step(); }

@@ -10,7 +10,6 @@
 namespace tempo {
 namespace {
 
-constexpr int kStallTimeoutMs = 60000;
 // A job has up to three executors (full batches, the last batch of an epoch, evaluation), each with
 // products of its own: the goal is shared between them.
 constexpr double kExecutors = 3;
@@ -38,7 +37,7 @@ JobEngines::JobEngines(const JobSpec& spec, Scheme scheme, WorkerLink* link,
   goal_.distribution =
       spec.binary_checks ? CheckDistribution::kBinary : CheckDistribution::kUniform;
   if (link_ != nullptr) {
-    dispatcher_ = std::make_unique<Dispatcher>(*link_, stats_, ledger_, kStallTimeoutMs);
+    dispatcher_ = std::make_unique<Dispatcher>(*link_, stats_, ledger_, Patience());
     // What a job that ended in the middle of a step has left on them.
     for (int w = 0; w < dispatcher_->worker_count(); ++w) {
       dispatcher_->drop(w, 0, std::numeric_limits<std::uint64_t>::max());
@@ -58,13 +57,15 @@ SoundnessGoal JobEngines::goal_of_an_executor() const {
   return goal;
 }
 
-Result<Plan> JobEngines::plan_for(const std::vector<LinearOp>& ops, StepMode mode) const {
+PlanOptions JobEngines::plan_options(StepMode mode) const {
   PlanOptions options;
   options.scheme = scheme_;
   options.policy = spec_.offload;
   options.mode = mode;
   if (link_ != nullptr) {
-    options.workers = link_->workers();
+    for (const WorkerInfo& worker : link_->workers()) {
+      options.workers.push_back({worker.memory_limit_bytes});
+    }
     options.max_slot_bytes = link_->max_slot_bytes() / kSlotsInRing;
   } else {
     options.max_slot_bytes = std::uint64_t{64} << 20;
@@ -73,7 +74,11 @@ Result<Plan> JobEngines::plan_for(const std::vector<LinearOp>& ops, StepMode mod
       static_cast<double>(mode == StepMode::kTraining ? training_batches_ : inference_batches_);
   options.goal = goal_of_an_executor();
   options.keeps_weights = spec_.insecure_key_reuse;
-  return make_plan(ops, options);
+  return options;
+}
+
+Result<Plan> JobEngines::plan_for(const std::vector<LinearOp>& ops, StepMode mode) const {
+  return make_plan(ops, plan_options(mode));
 }
 
 Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, StepMode mode) {
@@ -83,9 +88,8 @@ Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, S
   LinearEngine* engine = &local_;
   if (dispatcher_ != nullptr) {
     EngineOptions engine_options;
-    engine_options.scheme = scheme_;
+    engine_options.plan = plan_options(mode);
     engine_options.coefficients = {spec_.key_range, spec_.key_real};
-    engine_options.goal = goal_of_an_executor();
     engine_options.on_tamper = spec_.on_tamper;
     engine_options.reuses_keys = spec_.insecure_key_reuse;
     engines_.push_back(std::make_unique<OffloadEngine>(

@@ -31,6 +31,7 @@ class JobEngines final : public EngineFactory {
 
   Result<LinearEngine*> engine_for(const std::vector<LinearOp>& ops, StepMode mode) override;
   int channel_block() const override;
+  bool defers_weight_gradients() const override { return offloads(scheme_); }
   // The plan that engine_for() makes.
   Result<Plan> plan_for(const std::vector<LinearOp>& ops, StepMode mode) const;
   CheckCounts checks() const override { return {stats_.checks_done, stats_.checks_failed}; }
@@ -44,6 +45,7 @@ class JobEngines final : public EngineFactory {
 
  private:
   SoundnessGoal goal_of_an_executor() const;
+  PlanOptions plan_options(StepMode mode) const;
 
   const JobSpec& spec_;
   const Scheme scheme_;

@@ -292,6 +292,7 @@ Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   options.batch = job.spec.batch;
   options.mode = trains ? StepMode::kTraining : StepMode::kInference;
   options.channel_block = engines.channel_block();
+  options.defers_weight_gradients = engines.defers_weight_gradients();
   const auto ops = Executor::linear_ops(job.model.graph, options);
   if (!ops.ok()) return ops.error();
   const auto plan = engines.plan_for(*ops, options.mode);

@@ -26,6 +26,7 @@ class Estimator {
     options.batch = batch;
     options.mode = mode;
     options.channel_block = engines_.channel_block();
+    options.defers_weight_gradients = engines_.defers_weight_gradients();
     const auto step = make_step_plan(graph_, options);
     if (!step.ok()) return step.error();
     const auto plan = engines_.plan_for(step->linear_ops, mode);

@@ -201,7 +201,7 @@ struct Executor::State {
                                           {{.weights = weights_of_product(op, node),
                                             .d_output = gradient(planned.result),
                                             .d_weights = d_weights}},
-                                          d_input, planned.accumulates[0]));
+                                          d_input, planned.accumulates[0], false));
     if (d_right == nullptr || is_direct) return {};
     if (!is_transposed(node)) {
       transpose_each(op, d_weights, op.geometry.m(), op.geometry.n(), d_right,
@@ -243,6 +243,19 @@ struct Executor::State {
     return engine.forward(op, value(node_of(nodes[0]).inputs[0]), parts);
   }
 
+  // What the engine may prepare while it has to wait.
+  void announce_weights() {
+    for (std::size_t i = 0; i < plan.nodes.size(); ++i) {
+      const PlannedNode& planned = plan.nodes[i];
+      if (!is_engines(planned) || planned.part > 0 || !is_linear_node(graph, node_of(planned))) {
+        continue;
+      }
+      std::vector<const float*> weights;
+      for (const PlannedNode& part : parts_at(i)) weights.push_back(value(node_of(part).inputs[1]));
+      engine.announce(plan.linear_ops[static_cast<std::size_t>(planned.linear)], weights);
+    }
+  }
+
   Status backward_linear(std::size_t i) {
     if (plan.nodes[i].part > 0) return {};
     if (!is_linear_node(graph, node_of(plan.nodes[i]))) return backward_product(plan.nodes[i]);
@@ -263,8 +276,9 @@ struct Executor::State {
     }
     if (d_input == nullptr && parts[0].d_weights == nullptr) return {};
     // Backward goes through the parts from the last one.
-    TEMPO_RETURN_IF_ERROR(
-        engine.backward(op, value(input), parts, d_input, nodes.back().accumulates[0]));
+    TEMPO_RETURN_IF_ERROR(engine.backward(op, value(input), parts, d_input,
+                                          nodes.back().accumulates[0],
+                                          options.defers_weight_gradients && !is_shared));
     if (is_shared) {
       float* d_weights = gradient(node_of(first).inputs[1]);
       for_elements(pool, op.geometry.m() * op.geometry.n(),
@@ -378,6 +392,7 @@ Status Executor::forward(std::uint64_t step) {
   }
   TEMPO_RETURN_IF_ERROR(s.engine.begin_step(s.options.mode));
   s.is_open = true;
+  s.announce_weights();
   std::fill(s.moments_of.begin(), s.moments_of.end(), nullptr);
   for (std::size_t i = 0; i < s.plan.nodes.size(); ++i) {
     const PlannedNode& planned = s.plan.nodes[i];

@@ -21,6 +21,9 @@ struct ExecutorOptions {
   StepMode mode = StepMode::kTraining;
   // Channel blocking for rank-4 activations (local scheme): 0 = channels last, 8 or 16 = oneDNN's.
   int channel_block = 0;
+  // Engines may await a layer's weight gradients while the layer before it goes backward: what they
+  // are made of is kept that long.
+  bool defers_weight_gradients = false;
   std::uint64_t seed = 0;  // dropout
 };
 

@@ -186,7 +186,7 @@ class WatchingEngine final : public LinearEngine {
     return inner_.forward(op, input, parts);
   }
   Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
-                  float* d_input, bool accumulate_input) override {
+                  float* d_input, bool accumulate_input, bool may_defer) override {
     EXPECT_LT(op.index, next_);
     next_ = op.index;
     EXPECT_EQ(seen_[op.index], copy(input, op.geometry.input_elements()));
@@ -196,7 +196,7 @@ class WatchingEngine final : public LinearEngine {
       EXPECT_EQ(op.needs_weight_gradient, parts[k].d_weights != nullptr);
     }
     ++backwards_;
-    return inner_.backward(op, input, parts, d_input, accumulate_input);
+    return inner_.backward(op, input, parts, d_input, accumulate_input, may_defer);
   }
   Status end_step() override {
     EXPECT_TRUE(open_);

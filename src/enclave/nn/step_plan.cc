@@ -350,6 +350,22 @@ class Planner {
   int backward_step(std::size_t i) const {
     return static_cast<int>(2 * plan_.nodes.size()) - 1 - forward_step(i);
   }
+  // When everything that a node reads for its backward is free. A layer's weight gradient may be
+  // awaited until the layer before it is done (LinearEngine::backward).
+  int settled_step(std::size_t i) const {
+    if (!options_.defers_weight_gradients || plan_.nodes[i].linear < 0 ||
+        !is_linear_node(graph_, node_of(plan_.nodes[i]))) {
+      return backward_step(i);
+    }
+    for (std::size_t k = i; k-- > 0;) {
+      const PlannedNode& before = plan_.nodes[k];
+      const bool is_layer = before.linear >= 0 && before.linear != plan_.nodes[i].linear &&
+                            is_linear_node(graph_, node_of(before));
+      if (is_layer && before.has_backward && (before.wants[0] || before.wants[1]))
+        return backward_step(k);
+    }
+    return last_step();
+  }
   int first_backward_step() const { return static_cast<int>(plan_.nodes.size()); }
   int last_step() const { return static_cast<int>(2 * plan_.nodes.size()); }
 
@@ -371,7 +387,7 @@ class Planner {
       read(planned.result, forward_step(i));
       if (!planned.has_backward) continue;
       if (op.needs.inputs) {
-        for (const TensorId id : node.inputs) read(id, backward_step(i));
+        for (const TensorId id : node.inputs) read(id, settled_step(i));
       }
       if (op.needs.outputs || (planned.fused_relu && op.relu_fusion == ReluFusion::kReadsOutput)) {
         read(planned.result, backward_step(i));
@@ -436,7 +452,7 @@ class Planner {
       if (!planned.has_backward) continue;
       const int step = backward_step(i);
       const int from = gradient_buffers_[at(planned.result)];
-      buffers_.extend(from, step);
+      buffers_.extend(from, settled_step(i));
       const std::vector<TensorId>& inputs = node_of(planned).inputs;
       bool is_taken = false;  // only one gradient may take the place of the result's
       for (std::size_t k = 0; k < inputs.size(); ++k) {

@@ -1,7 +1,6 @@
 #include "enclave/offload/dispatcher.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 namespace tempo {
@@ -15,17 +14,25 @@ std::string sanitised(const char* text, std::size_t limit) {
   return out;
 }
 
+constexpr double kPatience = 8;  // times the time that an answer should take
+// How far a measured speed moves towards the last step's.
+constexpr double kSpeedUpdate = 0.3;
+
+double seconds(Dispatcher::Clock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
 }  // namespace
 
 Dispatcher::Dispatcher(WorkerLink& link, EngineStats& stats, TimeLedger& ledger,
-                       int stall_timeout_ms)
+                       const Patience& patience)
     : link_(link),
       stats_(stats),
       ledger_(ledger),
-      stall_timeout_ms_(stall_timeout_ms),
-      alive_(link.workers().size(), true) {
-  stats_.workers.resize(alive_.size());
-  for (std::size_t w = 0; w < alive_.size(); ++w) {
+      patience_(patience),
+      workers_(link.workers().size()) {
+  stats_.workers.resize(workers_.size());
+  for (std::size_t w = 0; w < workers_.size(); ++w) {
     const WorkerInfo& info = link.workers()[w];
     stats_.workers[w].device = sanitised(info.device, sizeof(info.device));
   }
@@ -35,20 +42,25 @@ Dispatcher::~Dispatcher() {
   for (const auto& [request, pending] : pending_) link_.abandon(request);
 }
 
-std::optional<int> Dispatcher::successor(int worker) const {
-  const int count = worker_count();
-  for (int i = 1; i <= count; ++i) {
-    const int candidate = (worker + i) % count;
-    if (alive_[candidate]) return candidate;
+std::optional<int> Dispatcher::substitute(int worker) const {
+  std::optional<int> best;
+  double soonest = 0;
+  for (int w = 0; w < worker_count(); ++w) {
+    if (w == worker || !usable(w)) continue;
+    const double wait = workers_[w].outstanding_work / workers_[w].speed.value_or(1);
+    if (!best || wait < soonest) {
+      best = w;
+      soonest = wait;
+    }
   }
-  return std::nullopt;
+  return best;
 }
 
 void Dispatcher::retire(int worker, EngineEvent::Kind kind, const std::string& operator_name,
                         const std::string& detail) {
   if (worker >= 0) {
-    if (!alive_[worker]) return;
-    alive_[worker] = false;
+    if (!alive(worker)) return;
+    workers_[worker].is_alive = false;
     if (kind == EngineEvent::Kind::kLost) stats_.workers[worker].lost = true;
   }
   if (stats_.events.size() < EngineStats::kMaxEvents) {
@@ -58,11 +70,22 @@ void Dispatcher::retire(int worker, EngineEvent::Kind kind, const std::string& o
   }
 }
 
+void Dispatcher::begin_step(std::uint64_t step) {
+  step_ = step;
+  for (Worker& worker : workers_) {
+    if (worker.work > 0 && worker.busy_s > 0) {
+      const double now = worker.work / worker.busy_s;
+      worker.speed = worker.speed ? *worker.speed + kSpeedUpdate * (now - *worker.speed) : now;
+    }
+    worker.work = worker.busy_s = 0;
+  }
+}
+
 void Dispatcher::break_channel(const Error& error) {
   if (broken_) return;
   broken_ = true;
   retire(-1, EngineEvent::Kind::kLost, "", "off-loader lost: " + error.one_line());
-  std::fill(alive_.begin(), alive_.end(), false);
+  for (Worker& worker : workers_) worker.is_alive = false;
   auto orphans = std::exchange(pending_, {});
   for (auto& [request, pending] : orphans) {
     if (pending.sink == nullptr) continue;
@@ -71,19 +94,24 @@ void Dispatcher::break_channel(const Error& error) {
   }
 }
 
+std::optional<Slot> Dispatcher::try_reserve(std::uint64_t bytes) {
+  return broken_ ? std::nullopt : link_.reserve(bytes);
+}
+
 std::optional<Slot> Dispatcher::reserve(std::uint64_t bytes) {
   while (!broken_) {
     if (auto slot = link_.reserve(bytes)) return slot;
     // Slots of abandoned tasks can starve this loop.
     if (pending_.empty()) return std::nullopt;
-    poll(true);
+    poll(Clock::time_point::max());
   }
   return std::nullopt;
 }
 
 void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
-                        const std::optional<Slot>& reply, CompletionSink* sink, std::uint64_t tag) {
-  const Pending pending{sink, tag, static_cast<int>(task.worker), reply, task.reply_bytes()};
+                        const std::optional<Slot>& reply, CompletionSink* sink, std::uint64_t tag,
+                        double work) {
+  const Pending pending{sink, tag, static_cast<int>(task.worker), reply, task.reply_bytes(), work};
   const std::uint64_t payload_bytes = task.payload_bytes();
   bool has_waited = false;
   while (!broken_) {
@@ -96,6 +124,9 @@ void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
       pending_.emplace(**request, pending);
       stats_.bytes_to_workers += payload_bytes;
       ++stats_.workers[pending.worker].tasks;
+      Worker& worker = workers_[pending.worker];
+      if (worker.outstanding++ == 0) worker.since = Clock::now();
+      worker.outstanding_work += work;
       return;
     }
     if (pending_.empty() && std::exchange(has_waited, true)) {
@@ -104,15 +135,26 @@ void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
                      "see the off-loader's own message, if any"});
       break;
     }
-    poll(true);
+    poll(Clock::time_point::max());
   }
   if (sink != nullptr) {
     sink->on_completion(tag, pending.worker, {0, TaskStatus::kWorkerLost, 0, 0, 0}, reply);
   }
 }
 
+Dispatcher::Clock::time_point Dispatcher::deadline(int worker) const {
+  const Worker& w = workers_[worker];
+  const Clock::time_point now = Clock::now();
+  if (!w.speed) return now + patience_.first;
+  const double expected_s =
+      std::min(kPatience * w.outstanding_work / *w.speed, seconds(patience_.stall));
+  return now +
+         std::max<Clock::duration>(patience_.least, std::chrono::duration_cast<Clock::duration>(
+                                                        std::chrono::duration<double>(expected_s)));
+}
+
 void Dispatcher::drop(int worker, std::uint64_t first, std::uint64_t last) {
-  if (!alive_[worker]) return;
+  if (!alive(worker)) return;
   Task task;
   task.verb = Verb::kDrop;
   task.worker = static_cast<std::uint32_t>(worker);
@@ -121,11 +163,25 @@ void Dispatcher::drop(int worker, std::uint64_t first, std::uint64_t last) {
   submit(task, std::nullopt, std::nullopt, nullptr, 0);
 }
 
+// The task is no longer outstanding.
+void Dispatcher::settle(const Pending& pending, bool is_done) {
+  Worker& worker = workers_[pending.worker];
+  const Clock::time_point now = Clock::now();
+  worker.busy_s += seconds(now - worker.since);
+  worker.since = now;
+  worker.outstanding -= 1;
+  worker.outstanding_work = worker.outstanding == 0 ? 0 : worker.outstanding_work - pending.work;
+  if (!is_done) return;
+  worker.work += pending.work;
+  worker.is_late = false;
+}
+
 void Dispatcher::handle(const Completion& completion) {
   const auto at = pending_.find(completion.request);
   if (at == pending_.end()) return;  // abandoned
   const Pending pending = at->second;
   pending_.erase(at);
+  settle(pending, completion.status == TaskStatus::kOk);
   if (completion.status == TaskStatus::kOk) {
     stats_.bytes_from_workers += pending.reply_bytes;
     stats_.worker_gemm_s += completion.compute_us * 1e-6;
@@ -138,34 +194,44 @@ void Dispatcher::handle(const Completion& completion) {
 }
 
 void Dispatcher::retire_stalled() {
-  std::vector<bool> stalled(alive_.size(), false);
-  for (const auto& [request, pending] : pending_) stalled[pending.worker] = true;
-  for (std::size_t w = 0; w < stalled.size(); ++w) {
-    if (stalled[w]) {
-      retire(static_cast<int>(w), EngineEvent::Kind::kLost, "",
-             "no answer for " + std::to_string(stall_timeout_ms_ / 1000) + " s");
-    }
+  const Clock::time_point now = Clock::now();
+  std::vector<bool> is_stalled(workers_.size(), false);
+  for (std::size_t w = 0; w < workers_.size(); ++w) {
+    is_stalled[w] = workers_[w].outstanding > 0 && now - workers_[w].since > patience_.stall;
+    if (!is_stalled[w]) continue;
+    retire(static_cast<int>(w), EngineEvent::Kind::kLost, "",
+           "no answer for " + std::to_string(patience_.stall.count() / 1000) + " s");
   }
   // The link keeps their reply slots until the off-loader is done with them.
-  const auto orphans = std::exchange(pending_, {});
+  std::vector<std::pair<std::uint64_t, Pending>> orphans;
+  std::erase_if(pending_, [&](const auto& entry) {
+    if (!is_stalled[static_cast<std::size_t>(entry.second.worker)]) return false;
+    orphans.push_back(entry);
+    return true;
+  });
   for (const auto& [request, pending] : orphans) {
     link_.abandon(request);
+    settle(pending, false);
     if (pending.sink == nullptr) continue;
     pending.sink->on_completion(pending.tag, pending.worker,
                                 {request, TaskStatus::kWorkerLost, 0, 0, 0}, std::nullopt);
   }
 }
 
-void Dispatcher::poll(bool wait) {
-  using Clock = std::chrono::steady_clock;
-  const auto start = Clock::now();
+void Dispatcher::poll(Clock::time_point until) {
+  constexpr std::chrono::milliseconds kSlice{200};
   bool handled = false;
   while (!broken_) {
-    constexpr int kSliceMs = 200;
-    const bool block = wait && !handled && !pending_.empty();
+    std::chrono::milliseconds wait{0};
+    if (!handled && !pending_.empty()) {
+      const Clock::time_point now = Clock::now();
+      const auto left = until > now ? until - now : Clock::duration::zero();
+      wait = std::chrono::ceil<std::chrono::milliseconds>(
+          std::min<Clock::duration>({left, kSlice, patience_.stall}));
+    }
     auto completion = [&] {
       const TimeScope scope(ledger_, TimeKind::kWaiting);
-      return link_.poll(block ? std::min(kSliceMs, stall_timeout_ms_) : 0);
+      return link_.poll(static_cast<int>(wait.count()));
     }();
     if (!completion.ok()) {
       break_channel(completion.error());
@@ -176,11 +242,9 @@ void Dispatcher::poll(bool wait) {
       handled = true;
       continue;
     }
-    if (!block) return;
-    if (Clock::now() - start > std::chrono::milliseconds(stall_timeout_ms_)) {
-      retire_stalled();
-      return;
-    }
+    if (handled) return;
+    retire_stalled();
+    if (pending_.empty() || Clock::now() >= until) return;
   }
 }
 

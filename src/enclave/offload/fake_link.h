@@ -3,6 +3,9 @@
 // workers, cheat, starve for memory and record what a worker would see.
 #pragma once
 
+#include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -10,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -82,8 +86,10 @@ class FakeLink final : public WorkerLink {
     if (broken) return Error{ErrorCode::kProtocol, "broken", {}, {}, {}, {}};
     if (queue_.size() >= 16) return std::optional<std::uint64_t>{};
     task.request = next_request_++;
-    queue_.emplace_back(run(task, payload, reply),
-                        reply ? std::optional<Slot>(*reply) : std::nullopt);
+    const Completion done = run(task, payload, reply);
+    Clock::time_point& free_at = free_at_[task.worker];
+    free_at = std::max(free_at, Clock::now()) + delay_of(task);
+    queue_.push_back({done, reply ? std::optional<Slot>(*reply) : std::nullopt, task, free_at});
     if (payload != nullptr) release(*payload);
     return std::optional<std::uint64_t>{task.request};
   }
@@ -92,20 +98,51 @@ class FakeLink final : public WorkerLink {
 
   Result<std::optional<Completion>> poll(int timeout_ms) override {
     if (broken) return Error{ErrorCode::kProtocol, "broken", {}, {}, {}, {}};
-    if (queue_.empty() || silent || (timeout_ms == 0 && is_lazy)) {
-      return std::optional<Completion>{};
+    if (silent || (timeout_ms == 0 && is_lazy)) return std::optional<Completion>{};
+    const auto until = Clock::now() + std::chrono::milliseconds(timeout_ms);
+    for (;;) {
+      auto next = queue_.end();
+      for (auto at = queue_.begin(); at != queue_.end(); ++at) {
+        if (withholds && withholds(at->task)) continue;
+        if (next == queue_.end() || at->ready < next->ready) next = at;
+      }
+      if (next != queue_.end() && next->ready <= Clock::now()) {
+        const Answer answer = *next;
+        queue_.erase(next);
+        if (answer.reply && abandoned_.erase(answer.completion.request) > 0) {
+          release(*answer.reply);
+        }
+        return std::optional<Completion>{answer.completion};
+      }
+      if (timeout_ms == 0 || Clock::now() >= until) return std::optional<Completion>{};
+      std::this_thread::sleep_until(next == queue_.end() ? until : std::min(until, next->ready));
     }
-    const auto [completion, reply] = queue_.front();
-    queue_.pop_front();
-    if (reply && abandoned_.erase(completion.request) > 0) release(*reply);
-    return std::optional<Completion>{completion};
   }
 
+  // How long a worker takes, by worker; 0 beyond the end.
+  std::vector<double> ns_per_multiply_add;
+  // Answers to tasks for which this is true are not given (yet).
+  std::function<bool(const Task&)> withholds;
   bool broken = false;
   bool silent = false;   // takes tasks and never completes one
   bool is_lazy = false;  // completes tasks only for a caller that waits
 
  private:
+  using Clock = std::chrono::steady_clock;
+  struct Answer {
+    Completion completion;
+    std::optional<Slot> reply;
+    Task task;
+    Clock::time_point ready;
+  };
+
+  // Of a product; call after run().
+  Clock::duration delay_of(const Task& task) const {
+    if (task.verb != Verb::kMultiply || task.worker >= ns_per_multiply_add.size()) return {};
+    return std::chrono::nanoseconds(std::llround(
+        ns_per_multiply_add[task.worker] * static_cast<double>(task.rows) * task.cols * inner_));
+  }
+
   class AlignedBytes {
    public:
     AlignedBytes() = default;
@@ -147,7 +184,7 @@ class FakeLink final : public WorkerLink {
       }
       const bool ta = (task.flags & kTransposeA) != 0;
       const bool tb = (task.flags & kTransposeB) != 0;
-      const std::uint32_t inner = ta ? a->second.rows : a->second.cols;
+      const std::uint32_t inner = inner_ = ta ? a->second.rows : a->second.cols;
       std::vector<float> out(std::size_t{task.rows} * task.cols);
       if ((task.flags & kAccumulate) != 0) out = store.at(task.result).values;
       gemm(Transpose{ta}, Transpose{tb}, task.rows, task.cols, inner, 1.0F, a->second.values.data(),
@@ -169,7 +206,9 @@ class FakeLink final : public WorkerLink {
   std::vector<std::uint32_t> epochs_;
   std::vector<WorkerJoin> joins_;
   std::map<std::uint32_t, AlignedBytes> slots_;
-  std::deque<std::pair<Completion, std::optional<Slot>>> queue_;
+  std::deque<Answer> queue_;
+  std::map<std::uint32_t, Clock::time_point> free_at_;  // by worker
+  std::uint32_t inner_ = 0;                             // of the last product
   std::set<std::uint64_t> abandoned_;
   std::uint64_t free_bytes_;
   std::uint64_t max_slot_bytes_;

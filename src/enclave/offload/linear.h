@@ -120,16 +120,22 @@ class LinearEngine {
 
   virtual Status begin_step(StepMode mode) = 0;
 
+  // The weights, by part, that forward will be given for a layer in this step: whoever has time may
+  // prepare them. They stay as they are until end_step.
+  virtual void announce(const LinearOp& /*op*/, const std::vector<const float*>& /*weights*/) {}
+
   // input: the operator's input tensor (batch*in_h*in_w rows of in_c). parts: as many as the
   // operator has, in order.
   virtual Status forward(const LinearOp& op, const float* input,
                          const std::vector<ForwardPart>& parts) = 0;
 
   // `input` and weights are those of forward, unchanged. d_input has the input's shape; null when
-  // not needed; added to when `accumulate_input`, else overwritten.
+  // not needed; added to when `accumulate_input`, else overwritten. With may_defer, weight
+  // gradients may be written, and everything given here be read, until the next call of backward
+  // or end_step returns.
   virtual Status backward(const LinearOp& op, const float* input,
                           const std::vector<BackwardPart>& parts, float* d_input,
-                          bool accumulate_input) = 0;
+                          bool accumulate_input, bool may_defer) = 0;
 
   virtual Status end_step() = 0;
 };

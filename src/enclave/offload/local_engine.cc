@@ -177,7 +177,7 @@ Status LocalEngine::forward(const LinearOp& op, const float* input,
 
 Status LocalEngine::backward(const LinearOp& op, const float* input,
                              const std::vector<BackwardPart>& parts, float* d_input,
-                             bool accumulate_input) {
+                             bool accumulate_input, bool /*may_defer*/) {
   const TimeScope scope(ledger_, TimeKind::kLinearTee);
   for (std::size_t k = 0; k < parts.size(); ++k) {
     backward_part(part_of(op, k), input, parts[k], d_input, accumulate_input || k > 0);

@@ -45,7 +45,7 @@ class LocalEngine final : public LinearEngine {
   Status forward(const LinearOp& op, const float* input,
                  const std::vector<ForwardPart>& parts) override;
   Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
-                  float* d_input, bool accumulate_input) override;
+                  float* d_input, bool accumulate_input, bool may_defer) override;
   Status end_step() override { return {}; }
 
  private:

@@ -142,7 +142,7 @@ TEST_P(LocalEngineTest, MatchesFloat64Oracle) {
     ASSERT_TRUE(engine
                     .backward(op, blocked_input.data(),
                               {{weights.data(), blocked_d.data(), d_weights.data()}},
-                              d_input.data(), false)
+                              d_input.data(), false, false)
                     .ok());
     expect_near(to_blocked(output, g.out_h * g.out_w, g.out_c, g.batch, op.output_block, true),
                 want.output, what + " output");
@@ -166,7 +166,8 @@ TEST_P(LocalEngineTest, MatchesFloat64Oracle) {
     std::vector<float> sum = d_input;
     ASSERT_TRUE(engine
                     .backward(op, blocked_input.data(),
-                              {{weights.data(), blocked_d.data(), nullptr}}, sum.data(), true)
+                              {{weights.data(), blocked_d.data(), nullptr}}, sum.data(), true,
+                              false)
                     .ok());
     for (std::size_t i = 0; i < sum.size(); ++i)
       ASSERT_NEAR(sum[i], 2 * d_input[i], 1e-5 + 1e-5 * std::fabs(d_input[i])) << what;

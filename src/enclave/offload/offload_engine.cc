@@ -3,20 +3,26 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <set>
 #include <string>
 #include <utility>
 
 #include "base/buffer.h"
 #include "enclave/integrity/soundness.h"
 #include "enclave/obfuscation/kernels.h"
+#include "enclave/offload/offload_call.h"
 
 namespace tempo {
 namespace {
 
 enum NoteKind : int { kPutNote, kOutputNote, kInputGradientNote, kWeightGradientNote };
-constexpr std::uint64_t kNotResident = 0;
 // Rounds are added as long as each makes a miss this many times less likely.
 constexpr double kWorthwhileGain = 8;
+// Workers that are asked for one unit, one after the other, before the enclave does it.
+constexpr int kMaxIssues = 3;
+// Work is dealt anew when a worker's share has changed by this part of it.
+constexpr double kShareDrift = 0.15;
+constexpr std::chrono::milliseconds kLateCheckInterval{200};
 
 std::string status_text(const Completion& completion) {
   switch (completion.status) {
@@ -34,26 +40,20 @@ std::string status_text(const Completion& completion) {
   return "unknown status";
 }
 
+// An id on a worker that nobody needs beyond the tasks that are issued here.
+struct TransientOperand {
+  TransientOperand(Dispatcher& dispatcher_, int worker_)
+      : dispatcher(dispatcher_), worker(worker_), id(dispatcher_.next_id()) {}
+  ~TransientOperand() { dispatcher.drop(worker, id, id); }
+  TransientOperand(const TransientOperand&) = delete;
+  TransientOperand& operator=(const TransientOperand&) = delete;
+
+  Dispatcher& dispatcher;
+  const int worker;
+  const std::uint64_t id;
+};
+
 }  // namespace
-
-// One offloaded operator from its forward to its backward.
-struct OffloadEngine::OperatorStep {
-  std::vector<OperatorKeys> keys;                     // by instance
-  std::vector<TileRows> rows;                         // by p-slice
-  std::vector<std::vector<std::uint64_t>> weight_id;  // [m-slice][worker]
-  std::vector<std::vector<std::uint64_t>> input_id;   // [p-slice][worker]
-  std::vector<int> group_of_tile;
-  std::vector<ProductChecks> gradient_checks;  // by group: of dW
-  std::vector<InputProjections> projections;   // by tile
-  std::vector<bool> gradient_checks_used;      // by group: a verdict was given with them
-};
-
-// What --insecure-key-reuse keeps of an operator from batch to batch.
-struct OffloadEngine::KeptWeights {
-  AxisKey n;
-  std::vector<AxisKey> m;
-  std::vector<std::vector<std::uint64_t>> weight_id;
-};
 
 // What a verdict is given on.
 struct OffloadEngine::CheckedProduct {
@@ -64,143 +64,28 @@ struct OffloadEngine::CheckedProduct {
   std::size_t rows = 0;
 };
 
-// One forward or backward of one operator. Units: tiles (forward) or groups (backward).
-struct OffloadEngine::Call {
-  enum class Unit { kTodo, kIssued, kDone };
-  std::uint64_t number = 0;
-  bool is_backward = false;
-  const OpPlan* plan = nullptr;
-  OperatorStep* step = nullptr;
-  ThreadPool* pool = nullptr;
-  CheckDistribution distribution = CheckDistribution::kUniform;
-  const float* input = nullptr;
-  // forward
-  const std::vector<ForwardPart>* outputs = nullptr;
-  bool wants_moments = false;
-  std::vector<ProductChecks> forward_checks;  // by tile; operand side empty until issued
-  std::vector<bool> vectors_shared;           // by m-slice: tiles may have the same vectors
-  std::vector<int> first_tile;                // by m-slice
-  std::vector<ColumnMoments> moments;         // by tile
-  // backward
-  const std::vector<BackwardPart>* gradients = nullptr;
-  float* d_input = nullptr;
-  std::vector<ProductChecks> input_checks;                // by group
-  std::vector<ExpectedRows> weight_expected;              // by group
-  std::vector<std::vector<std::uint8_t>> weight_applied;  // by group
-  std::vector<bool> weight_done;                          // by group
-  std::vector<std::vector<std::uint8_t>> input_applied;   // by tile
-  std::vector<bool> input_done;                           // by tile
-  // both
-  std::vector<ExpectedRows> expected;  // by tile: of Z forward, of dX backward
-  std::vector<Unit> state;
-  std::vector<int> worker;
-  std::vector<std::uint32_t> generation;
-  std::optional<Error> fatal;
-
-  void resize_units(std::size_t units) {
-    state.assign(units, Unit::kTodo);
-    worker.assign(units, -1);
-    generation.assign(units, 0);
-  }
-  // To be issued again; what is on its way no longer counts.
-  void reopen(std::size_t unit) {
-    state[unit] = Unit::kTodo;
-    generation[unit] += 1;
-  }
-
-  // ---- the instance that a slice of out-features belongs to ------------------------------------
-
-  TileContext context(int m_slice) const {
-    const OperatorKeys& keys = step->keys[plan->instance_of(m_slice)];
-    return {&plan->op.geometry, &keys.n, &keys.p, pool, distribution};
-  }
-  const AxisKey& m_key(int m_slice) const {
-    const std::size_t slice = static_cast<std::size_t>(m_slice) % plan->m_slices_each();
-    return step->keys[plan->instance_of(m_slice)].m[slice];
-  }
-  const float* input_of(int m_slice) const { return input + input_offset(m_slice); }
-  float* d_input_of(int m_slice) const { return d_input + input_offset(m_slice); }
-  std::int64_t input_offset(int m_slice) const {
-    return static_cast<std::int64_t>(plan->instance_of(m_slice)) *
-           plan->op.geometry.input_elements();
-  }
-
-  // ---- where the out-features of a slice lie ---------------------------------------------------
-
-  // Calls visit(part, its first out-feature in the slice, how many, out-features of the part).
-  template <class Visit>
-  void for_each_part(const Slice& slice, Visit visit) const {
-    const std::vector<LinearPart>& parts = plan->op.parts;
-    const std::size_t count = std::max<std::size_t>(parts.size(), 1);
-    std::int64_t first = 0;  // of the part, among the operator's
-    for (std::size_t k = 0; k < count; ++k) {
-      const std::int64_t features = parts.empty() ? plan->op.geometry.m() : parts[k].features;
-      const std::int64_t begin = std::max(slice.begin, first);
-      const std::int64_t end = std::min(slice.end, first + features);
-      if (begin < end) visit(k, begin - first, end - begin, features);
-      first += features;
-    }
-  }
-  // By out-feature of the slice: rows of n of a matrix of each part.
-  template <class T, class MatrixOf>
-  std::vector<T*> rows_of(int m_slice, MatrixOf matrix_of) const {
-    const ConvGeometry& g = plan->op.geometry;
-    const auto instance = static_cast<std::int64_t>(plan->instance_of(m_slice));
-    std::vector<T*> rows;
-    for_each_part(plan->m_slices[m_slice], [&](std::size_t k, std::int64_t first,
-                                               std::int64_t count, std::int64_t /*features*/) {
-      T* const matrix = matrix_of(k) + instance * g.m() * g.n();
-      for (std::int64_t a = first; a < first + count; ++a) rows.push_back(matrix + a * g.n());
-    });
-    return rows;
-  }
-  WeightRows weights(int m_slice) const {
-    return rows_of<const float>(m_slice, [&](std::size_t k) {
-      return is_backward ? (*gradients)[k].weights : (*outputs)[k].weights;
-    });
-  }
-  std::vector<float*> d_weights(int m_slice) const {
-    return rows_of<float>(m_slice, [&](std::size_t k) { return (*gradients)[k].d_weights; });
-  }
-  std::vector<OutputColumns> output(int m_slice) const {
-    std::vector<OutputColumns> columns;
-    for_each_part(plan->m_slices[m_slice], [&](std::size_t k, std::int64_t first,
-                                               std::int64_t count, std::int64_t features) {
-      const ForwardPart& part = (*outputs)[k];
-      columns.push_back({part.output + output_offset(m_slice) + first,
-                         part.bias != nullptr ? part.bias + first : nullptr,
-                         static_cast<std::size_t>(count), static_cast<std::size_t>(features)});
-    });
-    return columns;
-  }
-  std::vector<Columns> d_output(int m_slice) const {
-    std::vector<Columns> columns;
-    for_each_part(plan->m_slices[m_slice], [&](std::size_t k, std::int64_t first,
-                                               std::int64_t count, std::int64_t features) {
-      columns.push_back({(*gradients)[k].d_output + output_offset(m_slice) + first,
-                         static_cast<std::size_t>(count), static_cast<std::size_t>(features)});
-    });
-    return columns;
-  }
-  std::int64_t output_offset(int m_slice) const {
-    const ConvGeometry& g = plan->op.geometry;
-    return static_cast<std::int64_t>(plan->instance_of(m_slice)) * g.p() * g.m();
-  }
+// What --insecure-key-reuse keeps of an operator from batch to batch.
+struct OffloadEngine::KeptWeights {
+  AxisKey n;
+  std::vector<AxisKey> m;
+  std::vector<std::vector<std::uint64_t>> weight_id;
 };
 
 OffloadEngine::OffloadEngine(Plan plan, const EngineOptions& options,
                              const EngineResources& resources)
     : plan_(std::move(plan)),
       options_(options),
+      dealt_(options.plan),
       res_(resources),
       steps_(plan_.ops.size()),
+      announced_(plan_.ops.size()),
       kept_(plan_.ops.size()),
       soundness_(plan_.ops.size()) {
   for (const OpPlan& op : plan_.ops) {
-    soundness_[op.op.index] = {{op.op.name, "forward", op.rounds_forward},
-                               {op.op.name, "weight gradient", op.rounds_weight_gradient},
-                               {op.op.name, "input gradient", op.rounds_input_gradient}};
+    soundness_[op.op.index] = {
+        {op.op.name, "forward"}, {op.op.name, "weight gradient"}, {op.op.name, "input gradient"}};
   }
+  adopt_rounds();
 }
 
 OffloadEngine::~OffloadEngine() {
@@ -209,115 +94,149 @@ OffloadEngine::~OffloadEngine() {
   }
 }
 
+// ---- steps -------------------------------------------------------------------------------------
+
 Status OffloadEngine::begin_step(StepMode mode) {
   mode_ = mode;
-  res_.dispatcher->set_step(step_);
+  res_.dispatcher->begin_step(step_);
+  deal_by_speed();
   return res_.local->begin_step(mode);
 }
 
 Status OffloadEngine::end_step() {
+  TEMPO_RETURN_IF_ERROR(settle_all());
   ++step_;
   // An operator that no gradient reaches had no backward.
   for (auto& step : steps_) {
     if (step != nullptr) drop_operands(*step);
     step.reset();
   }
+  for (auto& weights : announced_) weights.clear();
+  ahead_.reset();
   return res_.local->end_step();
+}
+
+// Shares follow the speeds that were measured; workers that are gone or late get none.
+void OffloadEngine::deal_by_speed() {
+  const int count = res_.dispatcher->worker_count();
+  double known = 0;
+  int known_count = 0;
+  for (int w = 0; w < count; ++w) {
+    if (!res_.dispatcher->usable(w) || !res_.dispatcher->speed(w)) continue;
+    known += *res_.dispatcher->speed(w);
+    ++known_count;
+  }
+  const double usual = known_count > 0 ? known / known_count : 1;
+  std::vector<PlannedWorker> workers;
+  double all = 0;
+  double all_dealt = 0;
+  for (int w = 0; w < count; ++w) {
+    const bool usable = res_.dispatcher->usable(w);
+    const double speed = usable ? res_.dispatcher->speed(w).value_or(usual) : 0;
+    workers.push_back({res_.dispatcher->info(w).memory_limit_bytes, speed});
+    all += speed;
+    all_dealt += dealt_.workers[static_cast<std::size_t>(w)].speed;
+  }
+  if (!(all > 0)) return;  // everything is done inside
+  bool has_changed = false;
+  for (std::size_t w = 0; w < workers.size(); ++w) {
+    const double share = workers[w].speed / all;
+    const double dealt = dealt_.workers[w].speed / all_dealt;
+    has_changed = has_changed || std::abs(share - dealt) > kShareDrift * dealt;
+  }
+  if (!has_changed) return;
+  PlanOptions options = dealt_;
+  options.workers = workers;
+  auto plan = deal_again(plan_, options);
+  // Too little memory is left: the old plan goes on, and what nobody takes is done inside.
+  if (!plan.ok()) return;
+  for (const OpPlan& op : plan->ops) {
+    std::unique_ptr<KeptWeights>& kept = kept_[op.op.index];
+    if (kept == nullptr || op.m_slices == plan_.ops[op.op.index].m_slices) continue;
+    drop(kept->weight_id);
+    kept.reset();
+  }
+  plan_ = std::move(*plan);
+  dealt_ = std::move(options);
+  adopt_rounds();
+}
+
+void OffloadEngine::adopt_rounds() {
+  for (const OpPlan& op : plan_.ops) {
+    OperatorSoundness& soundness = soundness_[op.op.index];
+    const auto raise = [](int planned, ProductSoundness& product) {
+      product.rounds = std::max(product.rounds, planned);
+    };
+    raise(op.rounds_forward, soundness.forward);
+    raise(op.rounds_weight_gradient, soundness.weight_gradient);
+    raise(op.rounds_input_gradient, soundness.input_gradient);
+  }
+}
+
+void OffloadEngine::announce(const LinearOp& op, const std::vector<const float*>& weights) {
+  if (plan_.ops[op.index].offloaded) announced_[op.index] = weights;
 }
 
 Status OffloadEngine::forward(const LinearOp& op, const float* input,
                               const std::vector<ForwardPart>& parts) {
   const OpPlan& plan = plan_.ops[op.index];
   if (!plan.offloaded) return res_.local->forward(op, input, parts);
+  announced_[op.index].clear();
+  if (ahead_ != nullptr && ahead_->plan == &plan) ahead_.reset();
+  if (steps_[op.index] == nullptr) steps_[op.index] = make_step(plan);
+  OperatorStep& step = *steps_[op.index];
 
-  const bool training = mode_ == StepMode::kTraining;
-  auto step = std::make_unique<OperatorStep>();
-  {
-    const TimeScope scope(*res_.ledger, TimeKind::kKeys);
-    draw_operator_keys(plan, *step);
-  }
-  const auto workers = static_cast<std::size_t>(res_.dispatcher->worker_count());
-  step->weight_id.assign(plan.m_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
-  step->input_id.assign(plan.p_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
-  // The right operands of activation products change with the batch.
-  const bool keeps = keeps_weights() && !op.of_activations;
-  KeptWeights* const kept = keeps ? kept_[op.index].get() : nullptr;
-  if (kept != nullptr) {
-    step->keys[0].n = kept->n;
-    step->keys[0].m = kept->m;
-    step->weight_id = kept->weight_id;
-  }
-  step->group_of_tile.assign(plan.tiles.size(), -1);
-  step->projections.resize(plan.tiles.size());
-
-  Call call;
-  call.number = ++call_count_;
-  call.plan = &plan;
-  call.step = step.get();
-  call.pool = res_.pool;
-  call.distribution = options_.goal.distribution;
+  OffloadCall& call = open_call(plan, step);
   call.input = input;
-  call.outputs = &parts;
+  call.outputs = parts;
   call.wants_moments = std::any_of(parts.begin(), parts.end(),
                                    [](const ForwardPart& p) { return p.moments != nullptr; });
-  call.forward_checks.resize(plan.tiles.size());
-  call.vectors_shared.assign(plan.m_slices.size(), true);
-  call.first_tile.assign(plan.m_slices.size(), -1);
-  for (std::size_t t = plan.tiles.size(); t-- > 0;) {
-    call.first_tile[plan.tiles[t].m_slice] = static_cast<int>(t);
-  }
+  call.vectors.resize(plan.m_slices.size());
+  call.vectors_retired.assign(plan.m_slices.size(), false);
   call.moments.resize(plan.tiles.size());
-  call.expected.resize(plan.tiles.size());
-  call.resize_units(plan.tiles.size());
-  if (training && op.needs_weight_gradient) {
-    const TimeScope scope(*res_.ledger, TimeKind::kCheck);
-    for (std::size_t group = 0; group < plan.groups.size(); ++group) {
-      for (const int tile : plan.groups[group].tiles)
-        step->group_of_tile[tile] = static_cast<int>(group);
-      step->gradient_checks.push_back(
-          weight_gradient_checks(call.context(plan.groups[group].m_slice), *res_.random,
-                                 soundness_[op.index].weight_gradient.rounds));
-    }
-    step->gradient_checks_used.assign(plan.groups.size(), false);
-  }
-
-  const std::uint64_t first_id = res_.dispatcher->next_id();
-  TEMPO_RETURN_IF_ERROR(run(call));
+  call.units.resize(plan.tiles.size());
+  TEMPO_RETURN_IF_ERROR(work_until(call, &OffloadCall::is_complete));
   if (call.wants_moments) deliver_moments(call);
-  if (training && op.has_backward()) {
-    steps_[op.index] = std::move(step);
-  } else if (keeps) {
-    drop(step->input_id);
-    OperatorKeys& keys = step->keys[0];
-    kept_[op.index] = std::make_unique<KeptWeights>(
-        KeptWeights{std::move(keys.n), std::move(keys.m), std::move(step->weight_id)});
-  } else {
-    const std::uint64_t last_id = res_.dispatcher->next_id();
-    for (int w = 0; w < static_cast<int>(workers); ++w) res_.dispatcher->drop(w, first_id, last_id);
+  close_call(call);
+
+  if (mode_ == StepMode::kTraining && op.has_backward()) {
+    if (!plan.keeps_operands) drop_operands(step);
+    return {};
   }
+  if (keeps_weights(op)) {
+    drop(step.input_id);
+    OperatorKeys& keys = step.keys[0];
+    kept_[op.index] = std::make_unique<KeptWeights>(
+        KeptWeights{std::move(keys.n), std::move(keys.m), std::move(step.weight_id)});
+  } else {
+    drop_operands(step);
+  }
+  steps_[op.index].reset();
   return {};
 }
 
-// Slices of one range of positions have the same count: joins them, then merges in order.
-void OffloadEngine::deliver_moments(const Call& call) {
+// Tiles of one range of positions have the same count: joins them, then merges in natural order.
+void OffloadEngine::deliver_moments(const OffloadCall& call) {
   const OpPlan& plan = *call.plan;
   const std::int64_t m = plan.op.geometry.m();
-  ColumnMoments all;
-  ColumnMoments joined;
-  all.reset(m);
+  std::vector<ColumnMoments> joined(plan.p_slices.size());
   for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
-    const Slice& slice = plan.m_slices[plan.tiles[t].m_slice];
-    if (plan.tiles[t].m_slice == 0) joined.reset(m);
-    joined.count = call.moments[t].count;
-    std::copy(call.moments[t].mean.begin(), call.moments[t].mean.end(),
-              joined.mean.begin() + slice.begin);
-    std::copy(call.moments[t].m2.begin(), call.moments[t].m2.end(),
-              joined.m2.begin() + slice.begin);
-    if (slice.end == m) all.merge(joined.count, joined.mean.data(), joined.m2.data());
+    const ColumnMoments& part = call.moments[t];
+    ColumnMoments& whole = joined[plan.tiles[t].p_slice];
+    if (whole.mean.empty()) whole.reset(m);
+    whole.count = part.count;
+    const std::int64_t begin = plan.m_slices[plan.tiles[t].m_slice].begin;
+    std::copy(part.mean.begin(), part.mean.end(), whole.mean.begin() + begin);
+    std::copy(part.m2.begin(), part.m2.end(), whole.m2.begin() + begin);
+  }
+  ColumnMoments all;
+  all.reset(m);
+  for (const ColumnMoments& part : joined) {
+    all.merge(part.count, part.mean.data(), part.m2.data());
   }
   std::int64_t at = 0;
   call.for_each_part({0, m}, [&](std::size_t k, std::int64_t, std::int64_t features, std::int64_t) {
-    if (ColumnMoments* moments = (*call.outputs)[k].moments; moments != nullptr) {
+    if (ColumnMoments* moments = call.outputs[k].moments; moments != nullptr) {
       moments->reset(features);
       moments->merge(all.count, all.mean.data() + at, all.m2.data() + at);
     }
@@ -327,50 +246,91 @@ void OffloadEngine::deliver_moments(const Call& call) {
 
 Status OffloadEngine::backward(const LinearOp& op, const float* input,
                                const std::vector<BackwardPart>& parts, float* d_input,
-                               bool accumulate_input) {
+                               bool accumulate_input, bool may_defer) {
   const OpPlan& plan = plan_.ops[op.index];
-  if (!plan.offloaded) return res_.local->backward(op, input, parts, d_input, accumulate_input);
+  if (!plan.offloaded) {
+    TEMPO_RETURN_IF_ERROR(
+        res_.local->backward(op, input, parts, d_input, accumulate_input, may_defer));
+    return settle_all();
+  }
   const ConvGeometry& g = op.geometry;
-  OperatorStep& step = *steps_[op.index];
   if (d_input != nullptr && !accumulate_input) {
     std::memset(d_input, 0,
                 static_cast<std::size_t>(op.instances * g.input_elements()) * sizeof(float));
   }
   const bool wants_weights = parts[0].d_weights != nullptr;
-  Call call;
-  call.number = ++call_count_;
+  OffloadCall& call = open_call(plan, *steps_[op.index]);
   call.is_backward = true;
-  call.plan = &plan;
-  call.step = &step;
-  call.pool = res_.pool;
-  call.distribution = options_.goal.distribution;
   call.input = input;
-  call.gradients = &parts;
+  call.gradients = parts;
   call.d_input = d_input;
   call.for_each_part({0, g.m()}, [&](std::size_t k, std::int64_t, std::int64_t features, auto) {
     if (!wants_weights) return;
     std::memset(parts[k].d_weights, 0,
                 static_cast<std::size_t>(op.instances * features * g.n()) * sizeof(float));
   });
-  call.input_checks.resize(plan.groups.size());
-  call.weight_expected.resize(plan.groups.size());
-  call.weight_applied.resize(plan.groups.size());
-  for (std::size_t group = 0; group < plan.groups.size(); ++group) {
-    call.weight_applied[group].assign(plan.m_slices[plan.groups[group].m_slice].size(), 0);
+  for (const GradientGroup& group : plan.groups) {
+    call.weight_applied.emplace_back(plan.m_slices[group.m_slice].size(), 0);
   }
   call.weight_done.assign(plan.groups.size(), !wants_weights);
-  call.input_applied.resize(plan.tiles.size());
-  for (std::size_t t = 0; t < plan.tiles.size(); ++t) {
-    call.input_applied[t].assign(plan.p_slices[plan.tiles[t].p_slice].size(), 0);
+  for (const Tile& tile : plan.tiles) {
+    call.input_applied.emplace_back(plan.p_slices[tile.p_slice].size(), 0);
   }
   call.input_done.assign(plan.tiles.size(), d_input == nullptr);
-  call.expected.resize(plan.tiles.size());
-  call.resize_units(plan.groups.size());
+  call.units.resize(plan.groups.size());
+  TEMPO_RETURN_IF_ERROR(work_until(call, &OffloadCall::is_passable));
+  // Those before it have had the time of this one.
+  while (calls_.front().get() != &call) TEMPO_RETURN_IF_ERROR(settle(*calls_.front()));
+  return may_defer ? Status() : settle(call);
+}
 
-  Status status = run(call);
-  drop_operands(step);
-  steps_[op.index].reset();
-  return status;
+// Waits for the weight gradients that are still on their way.
+Status OffloadEngine::settle(OffloadCall& call) {
+  TEMPO_RETURN_IF_ERROR(work_until(call, &OffloadCall::is_complete));
+  const int index = call.plan->op.index;
+  close_call(call);
+  drop_operands(*steps_[index]);
+  steps_[index].reset();
+  return {};
+}
+
+Status OffloadEngine::settle_all() {
+  while (!calls_.empty()) TEMPO_RETURN_IF_ERROR(settle(*calls_.front()));
+  return {};
+}
+
+std::unique_ptr<OperatorStep> OffloadEngine::make_step(const OpPlan& plan) {
+  const LinearOp& op = plan.op;
+  auto step = std::make_unique<OperatorStep>();
+  {
+    const TimeScope scope(*res_.ledger, TimeKind::kKeys);
+    draw_operator_keys(plan, *step);
+  }
+  const auto workers = static_cast<std::size_t>(res_.dispatcher->worker_count());
+  step->weight_id.assign(plan.m_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
+  step->input_id.assign(plan.p_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
+  const KeptWeights* const kept = keeps_weights(op) ? kept_[op.index].get() : nullptr;
+  if (kept != nullptr) {
+    step->keys[0].n = kept->n;
+    step->keys[0].m = kept->m;
+    step->weight_id = kept->weight_id;
+  }
+  step->group_of_tile.assign(plan.tiles.size(), -1);
+  step->projections.resize(plan.tiles.size());
+  if (mode_ != StepMode::kTraining || !op.needs_weight_gradient) return step;
+  const TimeScope scope(*res_.ledger, TimeKind::kCheck);
+  OffloadCall view;
+  set_view(view, plan, *step);
+  for (std::size_t group = 0; group < plan.groups.size(); ++group) {
+    for (const int tile : plan.groups[group].tiles) {
+      step->group_of_tile[tile] = static_cast<int>(group);
+    }
+    step->gradient_checks.push_back(
+        weight_gradient_checks(view.context(plan.groups[group].m_slice), *res_.random,
+                               soundness_[op.index].weight_gradient.rounds));
+  }
+  step->gradient_checks_used.assign(plan.groups.size(), false);
+  return step;
 }
 
 // Every instance has keys of its own: shared ones would link heads and samples.
@@ -384,7 +344,7 @@ void OffloadEngine::draw_operator_keys(const OpPlan& plan, OperatorStep& step) {
     m_sizes.push_back(static_cast<std::size_t>(plan.m_slices[i].size()));
   }
   for (std::size_t i = 0; i < plan.instance_count(); ++i) {
-    step.keys.push_back(draw_keys(options_.scheme, *res_.random, options_.coefficients,
+    step.keys.push_back(draw_keys(options_.plan.scheme, *res_.random, options_.coefficients,
                                   static_cast<std::size_t>(g.n()), static_cast<std::size_t>(g.p()),
                                   m_sizes));
     for (TileRows& rows : make_tile_rows(g, step.keys.back().p, p_slices)) {
@@ -393,142 +353,245 @@ void OffloadEngine::draw_operator_keys(const OpPlan& plan, OperatorStep& step) {
   }
 }
 
-Status OffloadEngine::run(Call& call) {
-  call_ = &call;
-  notes_.clear();
-  while (!call.fatal) {
-    bool open = false;
-    for (int unit = 0; unit < static_cast<int>(call.state.size()) && !call.fatal; ++unit) {
-      if (call.state[unit] == Call::Unit::kDone) continue;
-      open = true;
-      if (call.state[unit] == Call::Unit::kIssued) continue;
-      const int planned =
-          call.is_backward ? call.plan->groups[unit].worker : call.plan->tiles[unit].worker;
-      const std::optional<int> worker = res_.dispatcher->alive(planned)
-                                            ? std::optional<int>(planned)
-                                            : res_.dispatcher->successor(planned);
-      call.state[unit] = Call::Unit::kIssued;
-      call.generation[unit] += 1;
-      bool issued = false;
-      if (worker) {
-        call.worker[unit] = *worker;
-        issued = call.is_backward ? issue_gradients(call, unit, *worker)
-                                  : issue_output(call, unit, *worker);
-      }
-      if (!issued && !call.fatal) do_inside(call, unit);
-      res_.dispatcher->poll(false);
+void OffloadEngine::set_view(OffloadCall& call, const OpPlan& plan, OperatorStep& step) const {
+  call.plan = &plan;
+  call.step = &step;
+  call.pool = res_.pool;
+  call.distribution = options_.plan.goal.distribution;
+}
+
+OffloadCall& OffloadEngine::open_call(const OpPlan& plan, OperatorStep& step) {
+  calls_.push_back(std::make_unique<OffloadCall>());
+  OffloadCall& call = *calls_.back();
+  call.number = ++call_count_;
+  set_view(call, plan, step);
+  return call;
+}
+
+void OffloadEngine::close_call(const OffloadCall& call) {
+  std::erase_if(calls_, [&](const auto& open) { return open.get() == &call; });
+}
+
+// ---- the loop ----------------------------------------------------------------------------------
+
+Status OffloadEngine::work_until(OffloadCall& call, bool (OffloadCall::*is_over)() const) {
+  while (!fatal_) {
+    // What an earlier operator still owes comes after what everybody waits for.
+    for (std::size_t i = calls_.size(); i-- > 0 && !fatal_;) issue_open_units(*calls_[i]);
+    if (fatal_ || (call.*is_over)()) break;
+    if (std::any_of(calls_.begin(), calls_.end(),
+                    [](const auto& c) { return c->has_open_unit(); })) {
+      continue;
     }
-    if (!open) break;
-    const bool waiting = std::none_of(call.state.begin(), call.state.end(),
-                                      [](Call::Unit s) { return s == Call::Unit::kTodo; }) &&
-                         std::any_of(call.state.begin(), call.state.end(),
-                                     [](Call::Unit s) { return s == Call::Unit::kIssued; });
-    if (waiting && !call.fatal) res_.dispatcher->poll(true);
+    if (send_weights_ahead()) {
+      res_.dispatcher->poll();
+      continue;
+    }
+    res_.dispatcher->poll(Dispatcher::Clock::now() + kLateCheckInterval);
+    if (Dispatcher::Clock::now() - late_check_ > kLateCheckInterval) replace_late_attempts();
   }
-  call_ = nullptr;
-  if (call.fatal) return *call.fatal;
+  if (fatal_) return *fatal_;
   return {};
 }
 
-std::uint64_t OffloadEngine::note(const Call& call, int kind, int unit, int tile,
-                                  std::uint32_t generation) {
-  notes_.push_back({call.number, kind, unit, tile, generation});
-  return call.number << 32 | (notes_.size() - 1);
+void OffloadEngine::issue_open_units(OffloadCall& call) {
+  for (int unit = 0; unit < static_cast<int>(call.units.size()) && !fatal_; ++unit) {
+    if (!call.units[unit].is_open()) continue;
+    const int planned = call.planned_worker(unit);
+    const std::optional<int> worker = res_.dispatcher->usable(planned)
+                                          ? std::optional<int>(planned)
+                                          : res_.dispatcher->substitute(planned);
+    if (!worker || call.units[unit].issues >= kMaxIssues || !ask(call, unit, *worker)) {
+      if (!fatal_ && !call.units[unit].is_done) do_inside(call, unit);
+    }
+    res_.dispatcher->poll();
+  }
 }
 
-void OffloadEngine::drop(const std::vector<std::vector<std::uint64_t>>& ids) {
-  for (const auto& by_worker : ids) {
-    for (std::size_t w = 0; w < by_worker.size(); ++w) {
-      if (by_worker[w] == kNotResident) continue;
-      res_.dispatcher->drop(static_cast<int>(w), by_worker[w], by_worker[w]);
+// False when workers cannot be used any more.
+bool OffloadEngine::ask(OffloadCall& call, int unit, int worker) {
+  Unit& asked = call.units[unit];
+  Attempt attempt;
+  attempt.generation = static_cast<std::uint32_t>(++asked.issues);
+  attempt.worker = worker;
+  attempt.deadline = Dispatcher::Clock::time_point::max();
+  asked.attempts.push_back(std::move(attempt));
+  const auto generation = static_cast<std::uint32_t>(asked.issues);
+  const bool issued = call.is_backward ? issue_gradients(call, unit, generation)
+                                       : issue_output(call, unit, generation);
+  if (Attempt* const pending = asked.find(generation)) {
+    pending->deadline = res_.dispatcher->deadline(worker);
+  }
+  return issued;
+}
+
+// A late answer still counts if it is the first to pass its check; meanwhile somebody else is asked
+// for the same, in the same bytes, or the enclave does it.
+void OffloadEngine::replace_late_attempts() {
+  const auto now = late_check_ = Dispatcher::Clock::now();
+  for (const auto& call : calls_) {
+    for (int unit = 0; unit < static_cast<int>(call->units.size()) && !fatal_; ++unit) {
+      Unit& waiting = call->units[unit];
+      bool is_late = false;
+      for (Attempt& attempt : waiting.attempts) {
+        if (attempt.deadline > now) continue;
+        is_late = true;
+        attempt.deadline = Dispatcher::Clock::time_point::max();
+        res_.dispatcher->mark_late(attempt.worker);
+      }
+      if (!is_late || waiting.is_done) continue;
+      const std::optional<int> other = res_.dispatcher->substitute(waiting.attempts[0].worker);
+      const bool may_ask = other && !waiting.is_asked(*other) && waiting.issues < kMaxIssues;
+      if (may_ask && ask(*call, unit, *other)) continue;
+      if (!fatal_ && !waiting.is_done) do_inside(*call, unit);
     }
   }
 }
 
-void OffloadEngine::drop_operands(const OperatorStep& step) {
+// While there is nothing to do but wait: encodes a slice of the next operator's weights. False when
+// there is none, or no room for it.
+bool OffloadEngine::send_weights_ahead() {
+  if (ahead_ == nullptr) {
+    const int current = calls_.back()->plan->op.index;
+    if (calls_.back()->is_backward) return false;
+    const auto next = std::find_if(plan_.ops.begin() + current + 1, plan_.ops.end(),
+                                   [&](const OpPlan& op) { return op.offloaded; });
+    if (next == plan_.ops.end() || announced_[next->op.index].empty()) return false;
+    const int index = next->op.index;
+    steps_[index] = make_step(*next);
+    ahead_ = std::make_unique<OffloadCall>();
+    set_view(*ahead_, *next, *steps_[index]);
+    for (const float* weights : announced_[index]) ahead_->outputs.push_back({.weights = weights});
+  }
+  std::set<std::pair<int, int>> wanted;
+  for (const Tile& tile : ahead_->plan->tiles) wanted.insert({tile.m_slice, tile.worker});
+  for (const auto& [m_slice, worker] : wanted) {
+    if (!res_.dispatcher->usable(worker)) continue;
+    if (ahead_->step->weight_id[m_slice][worker] != kNotResident) continue;
+    const std::optional<Slot> slot =
+        res_.dispatcher->try_reserve(weights_task(*ahead_, m_slice, worker).payload_bytes());
+    if (!slot) return false;
+    put_weights(*ahead_, m_slice, worker, *slot);
+    return true;
+  }
+  return false;
+}
+
+std::uint64_t OffloadEngine::note(OffloadCall& call, int kind, int unit, int tile,
+                                  std::uint32_t generation) {
+  call.notes.push_back({kind, unit, tile, generation});
+  return call.number << 32 | (call.notes.size() - 1);
+}
+
+void OffloadEngine::drop(std::vector<std::vector<std::uint64_t>>& ids) {
+  for (auto& by_worker : ids) {
+    for (std::size_t w = 0; w < by_worker.size(); ++w) {
+      const std::uint64_t id = std::exchange(by_worker[w], kNotResident);
+      if (id != kNotResident) res_.dispatcher->drop(static_cast<int>(w), id, id);
+    }
+  }
+}
+
+void OffloadEngine::drop_operands(OperatorStep& step) {
   drop(step.weight_id);
   drop(step.input_id);
 }
 
 // ---- issuing -----------------------------------------------------------------------------------
 
-bool OffloadEngine::ensure_weights(Call& call, int m_slice, int worker) {
-  std::uint64_t& id = call.step->weight_id[m_slice][worker];
-  if (id != kNotResident) return true;
-  const Slice& slice = call.plan->m_slices[m_slice];
+Task OffloadEngine::weights_task(const OffloadCall& call, int m_slice, int worker) {
   Task task;
   task.verb = Verb::kPut;
   task.worker = static_cast<std::uint32_t>(worker);
-  task.rows = static_cast<std::uint32_t>(slice.size());
+  task.rows = static_cast<std::uint32_t>(call.plan->m_slices[m_slice].size());
   task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
-  const std::optional<Slot> slot = res_.dispatcher->reserve(task.payload_bytes());
-  if (!slot) return false;
+  return task;
+}
+
+void OffloadEngine::put_weights(OffloadCall& call, int m_slice, int worker, const Slot& slot) {
   {
     const TimeScope scope(*res_.ledger, TimeKind::kEncode);
-    encode_weights(call.context(m_slice), call.weights(m_slice), call.m_key(m_slice), slot->data);
+    encode_weights(call.context(m_slice), call.weights(m_slice), call.m_key(m_slice), slot.data);
   }
-  id = task.result = res_.dispatcher->next_id();
+  Task task = weights_task(call, m_slice, worker);
+  task.result = call.step->weight_id[m_slice][worker] = res_.dispatcher->next_id();
   res_.dispatcher->submit(task, slot, std::nullopt, this, note(call, kPutNote, -1, -1, 0));
+}
+
+bool OffloadEngine::ensure_weights(OffloadCall& call, int m_slice, int worker) {
+  if (call.step->weight_id[m_slice][worker] != kNotResident) return true;
+  const std::optional<Slot> slot =
+      res_.dispatcher->reserve(weights_task(call, m_slice, worker).payload_bytes());
+  if (!slot) return false;
+  put_weights(call, m_slice, worker, *slot);
   return true;
 }
 
 // Puts X' of the tile's positions where it is missing. Forward: also takes the tile's check sums.
-bool OffloadEngine::ensure_input(Call& call, int tile_index, int worker) {
+bool OffloadEngine::ensure_input(OffloadCall& call, int unit, int tile_index,
+                                 std::uint32_t generation, int worker) {
   const Tile& tile = call.plan->tiles[tile_index];
   const TileRows& rows = call.step->rows[tile.p_slice];
-  std::uint64_t& id = call.step->input_id[tile.p_slice][worker];
-  const int group = call.step->group_of_tile[tile_index];
-  const bool projects = !call.is_backward && group >= 0;
-  const ProductChecks* forward = call.is_backward ? nullptr : &call.forward_checks[tile_index];
-  const ProductChecks* gradient = projects ? &call.step->gradient_checks[group] : nullptr;
-  InputProjections* projections = projects ? &call.step->projections[tile_index] : nullptr;
-  ExpectedRows* expected = call.is_backward ? nullptr : &call.expected[tile_index];
-
-  std::optional<Slot> slot;
+  const bool is_missing = call.step->input_id[tile.p_slice][worker] == kNotResident;
+  if (!is_missing && call.is_backward) return true;
   Task task;
-  if (id == kNotResident) {
-    task.verb = Verb::kPut;
-    task.worker = static_cast<std::uint32_t>(worker);
-    task.rows = static_cast<std::uint32_t>(rows.size());
-    task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
+  task.verb = Verb::kPut;
+  task.worker = static_cast<std::uint32_t>(worker);
+  task.rows = static_cast<std::uint32_t>(rows.size());
+  task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
+  std::optional<Slot> slot;
+  if (is_missing) {
     slot = res_.dispatcher->reserve(task.payload_bytes());
     if (!slot) return false;
-  } else if (call.is_backward) {
+  }
+  Attempt* const attempt = call.units[unit].find(generation);
+  if (attempt == nullptr) {
+    if (slot) res_.dispatcher->release(*slot);
     return true;
   }
+  const int group = call.step->group_of_tile[tile_index];
+  const bool projects = !call.is_backward && group >= 0;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kEncode);
-    encode_input(call.context(tile.m_slice), call.input_of(tile.m_slice), rows, forward, expected,
-                 gradient, projections, slot ? slot->data : nullptr);
+    encode_input(call.context(tile.m_slice), call.input_of(tile.m_slice), rows,
+                 call.is_backward ? nullptr : &attempt->checks,
+                 call.is_backward ? nullptr : &attempt->expected[0],
+                 projects ? &call.step->gradient_checks[group] : nullptr,
+                 projects ? &call.step->projections[tile_index] : nullptr,
+                 slot ? slot->data : nullptr);
   }
   if (slot) {
-    id = task.result = res_.dispatcher->next_id();
+    task.result = call.step->input_id[tile.p_slice][worker] = res_.dispatcher->next_id();
     res_.dispatcher->submit(task, slot, std::nullopt, this, note(call, kPutNote, -1, -1, 0));
   }
   return true;
 }
 
-bool OffloadEngine::issue_output(Call& call, int unit, int worker) {
-  const std::uint32_t generation = call.generation[unit];
+bool OffloadEngine::issue_output(OffloadCall& call, int unit, std::uint32_t generation) {
   const Tile& tile = call.plan->tiles[unit];
   OperatorStep& step = *call.step;
+  Unit& asked = call.units[unit];
+  const int worker = asked.find(generation)->worker;
+  const auto moved_on = [&] { return asked.find(generation) == nullptr; };
   {
     const TimeScope scope(*res_.ledger, TimeKind::kCheck);
-    // Tiles of one slice share their vectors as long as none of them has been re-issued.
-    const int twin = call.first_tile[tile.m_slice];
-    if (call.vectors_shared[tile.m_slice] && generation == 1 && twin != unit &&
-        call.generation[twin] == 1) {
-      call.forward_checks[unit] = call.forward_checks[twin];
-    } else {
-      call.forward_checks[unit] = forward_checks(
-          call.context(tile.m_slice), *res_.random, soundness_[call.plan->op.index].forward.rounds,
-          call.weights(tile.m_slice), call.m_key(tile.m_slice));
-    }
+    const auto draw = [&] {
+      return forward_checks(call.context(tile.m_slice), *res_.random,
+                            soundness_[call.plan->op.index].forward.rounds,
+                            call.weights(tile.m_slice), call.m_key(tile.m_slice));
+    };
+    Attempt& attempt = *asked.find(generation);
+    attempt.expected.resize(1);
+    // Tiles of one slice share their vectors as long as none of them has been refused.
+    attempt.shares_vectors = generation == 1 && !call.vectors_retired[tile.m_slice];
+    ProductChecks& shared = call.vectors[tile.m_slice];
+    if (attempt.shares_vectors && shared.rounds == 0) shared = draw();
+    attempt.checks = attempt.shares_vectors ? shared : draw();
   }
   if (!ensure_weights(call, tile.m_slice, worker)) return false;
-  if (call.generation[unit] != generation) return true;
-  if (!ensure_input(call, unit, worker)) return false;
-  if (call.generation[unit] != generation) return true;
+  if (moved_on()) return true;
+  if (!ensure_input(call, unit, unit, generation, worker)) return false;
+  if (moved_on()) return true;
 
   Task task;
   task.verb = Verb::kMultiply;
@@ -540,40 +603,44 @@ bool OffloadEngine::issue_output(Call& call, int unit, int worker) {
   task.cols = static_cast<std::uint32_t>(call.plan->m_slices[tile.m_slice].size());
   const std::optional<Slot> reply = res_.dispatcher->reserve(task.reply_bytes());
   if (!reply) return false;
-  if (call.generation[unit] != generation) {
+  if (moved_on()) {
     res_.dispatcher->release(*reply);
     return true;
   }
   res_.dispatcher->submit(task, std::nullopt, reply, this,
-                          note(call, kOutputNote, unit, unit, generation));
+                          note(call, kOutputNote, unit, unit, generation),
+                          work_of(task, call.plan->op.geometry.n()));
   return true;
 }
 
+double OffloadEngine::work_of(const Task& product, std::int64_t inner) {
+  return static_cast<double>(product.rows) * product.cols * static_cast<double>(inner);
+}
+
 // New vectors for dW when the old ones have served: the projections of X follow.
-void OffloadEngine::refresh_projections(Call& call, int unit) {
+void OffloadEngine::refresh_projections(OffloadCall& call, int unit) {
   OperatorStep& step = *call.step;
   const TimeScope scope(*res_.ledger, TimeKind::kCheck);
   const int m_slice = call.plan->groups[unit].m_slice;
   const TileContext context = call.context(m_slice);
   step.gradient_checks[unit] = weight_gradient_checks(
       context, *res_.random, soundness_[call.plan->op.index].weight_gradient.rounds);
-  step.gradient_checks_used[unit] = false;
   for (const int tile : call.plan->groups[unit].tiles) {
     encode_input(context, call.input_of(m_slice), step.rows[call.plan->tiles[tile].p_slice],
                  nullptr, nullptr, &step.gradient_checks[unit], &step.projections[tile], nullptr);
   }
 }
 
-bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
-  const std::uint32_t generation = call.generation[unit];
+bool OffloadEngine::issue_gradients(OffloadCall& call, int unit, std::uint32_t generation) {
   const GradientGroup& group = call.plan->groups[unit];
   const Slice& slice = call.plan->m_slices[group.m_slice];
   const AxisKey& m_key = call.m_key(group.m_slice);
   const TileContext context = call.context(group.m_slice);
   OperatorStep& step = *call.step;
+  Unit& asked = call.units[unit];
+  const int worker = asked.find(generation)->worker;
   const bool wants_weights = !call.weight_done[unit];
-  int weight_rounds = 0;
-  const auto moved_on = [&] { return call.generation[unit] != generation; };
+  const auto moved_on = [&] { return asked.find(generation) == nullptr; };
 
   if (wants_weights) {
     // Tiles whose forward product was done inside have no projections yet.
@@ -581,17 +648,22 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
                                         [&](int t) { return step.projections[t].norms.empty(); });
     if (step.gradient_checks_used[unit] || incomplete) refresh_projections(call, unit);
     step.gradient_checks_used[unit] = true;
-    weight_rounds = step.gradient_checks[unit].rounds;
-    call.weight_expected[unit].reset(static_cast<std::size_t>(slice.size()), weight_rounds);
+    Attempt& attempt = *asked.find(generation);
+    attempt.checks = step.gradient_checks[unit];
+    attempt.weight_expected.reset(static_cast<std::size_t>(slice.size()), attempt.checks.rounds);
   }
-  if (call.d_input != nullptr) {
-    const TimeScope scope(*res_.ledger, TimeKind::kCheck);
-    call.input_checks[unit] = input_gradient_checks(
-        context, *res_.random, soundness_[call.plan->op.index].input_gradient.rounds,
-        call.weights(group.m_slice));
+  {
+    Attempt& attempt = *asked.find(generation);
+    attempt.expected.resize(group.tiles.size());
+    if (call.d_input != nullptr) {
+      const TimeScope scope(*res_.ledger, TimeKind::kCheck);
+      attempt.input_checks = input_gradient_checks(
+          context, *res_.random, soundness_[call.plan->op.index].input_gradient.rounds,
+          call.weights(group.m_slice));
+    }
   }
   const std::vector<Columns> d_output = call.d_output(group.m_slice);
-  const std::uint64_t sum_id = res_.dispatcher->next_id();
+  const TransientOperand sum(*res_.dispatcher, worker);
   for (std::size_t i = 0; i < group.tiles.size(); ++i) {
     const int tile_index = group.tiles[i];
     const Tile& tile = call.plan->tiles[tile_index];
@@ -600,7 +672,7 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
     if (!wants_weights && !wants_input) continue;
     if (wants_input && !ensure_weights(call, tile.m_slice, worker)) return false;
     if (moved_on()) return true;
-    if (wants_weights && !ensure_input(call, tile_index, worker)) return false;
+    if (wants_weights && !ensure_input(call, unit, tile_index, generation, worker)) return false;
     if (moved_on()) return true;
 
     Task put;
@@ -610,18 +682,20 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
     put.cols = static_cast<std::uint32_t>(slice.size());
     const std::optional<Slot> slot = res_.dispatcher->reserve(put.payload_bytes());
     if (!slot) return false;
-    if (moved_on()) {
+    Attempt* const attempt = asked.find(generation);
+    if (attempt == nullptr) {
       res_.dispatcher->release(*slot);
       return true;
     }
     {
       const TimeScope scope(*res_.ledger, TimeKind::kEncode);
       encode_gradient(context, d_output, rows, m_key,
-                      wants_input ? &call.input_checks[unit] : nullptr, &call.expected[tile_index],
-                      wants_weights ? &step.projections[tile_index] : nullptr, weight_rounds,
-                      &call.weight_expected[unit], slot->data);
+                      wants_input ? &attempt->input_checks : nullptr, &attempt->expected[i],
+                      wants_weights ? &step.projections[tile_index] : nullptr,
+                      attempt->checks.rounds, &attempt->weight_expected, slot->data);
     }
-    put.result = res_.dispatcher->next_id();
+    const TransientOperand gradient(*res_.dispatcher, worker);
+    put.result = gradient.id;
     res_.dispatcher->submit(put, slot, std::nullopt, this, note(call, kPutNote, -1, -1, 0));
 
     if (wants_input) {
@@ -640,7 +714,8 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
         return true;
       }
       res_.dispatcher->submit(task, std::nullopt, reply, this,
-                              note(call, kInputGradientNote, unit, tile_index, generation));
+                              note(call, kInputGradientNote, unit, static_cast<int>(i), generation),
+                              work_of(task, slice.size()));
     }
     if (wants_weights) {
       const bool last = i + 1 == group.tiles.size();
@@ -649,7 +724,7 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
       task.worker = static_cast<std::uint32_t>(worker);
       task.a = put.result;
       task.b = step.input_id[tile.p_slice][worker];
-      task.result = sum_id;
+      task.result = sum.id;
       task.flags = kTransposeA | (i > 0 ? kAccumulate : 0U) | (last ? kReturn : kKeep);
       task.rows = static_cast<std::uint32_t>(slice.size());
       task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
@@ -664,36 +739,35 @@ bool OffloadEngine::issue_gradients(Call& call, int unit, int worker) {
       }
       res_.dispatcher->submit(task, std::nullopt, reply, this,
                               last ? note(call, kWeightGradientNote, unit, -1, generation)
-                                   : note(call, kPutNote, -1, -1, 0));
+                                   : note(call, kPutNote, -1, -1, 0),
+                              work_of(task, put.rows));
     }
-    res_.dispatcher->drop(worker, put.result, put.result);
     if (moved_on()) return true;
   }
-  res_.dispatcher->drop(worker, sum_id, sum_id);
   return true;
 }
 
 // ---- inside the enclave: no worker is left, or the numbers are beyond what a check can weigh ----
 
-void OffloadEngine::do_inside(Call& call, int unit) {
-  call.generation[unit] += 1;  // whatever is still on its way no longer counts
+void OffloadEngine::do_inside(OffloadCall& call, int unit) {
   const TimeScope scope(*res_.ledger, TimeKind::kLinearTee);
   if (call.is_backward) {
     compute_gradients_inside(call, unit);
   } else {
     compute_output_inside(call, unit);
   }
-  call.state[unit] = Call::Unit::kDone;
+  call.units[unit].is_done = true;
+  call.units[unit].attempts.clear();  // whatever is still on its way no longer counts
 }
 
-void OffloadEngine::compute_output_inside(Call& call, int unit) {
+void OffloadEngine::compute_output_inside(OffloadCall& call, int unit) {
   const Tile& tile = call.plan->tiles[unit];
   compute_output(call.context(tile.m_slice), call.input_of(tile.m_slice),
                  call.weights(tile.m_slice), call.step->rows[tile.p_slice],
                  call.output(tile.m_slice), call.wants_moments ? &call.moments[unit] : nullptr);
 }
 
-void OffloadEngine::compute_gradients_inside(Call& call, int unit) {
+void OffloadEngine::compute_gradients_inside(OffloadCall& call, int unit) {
   const GradientGroup& group = call.plan->groups[unit];
   const TileContext context = call.context(group.m_slice);
   const auto n = static_cast<std::size_t>(context.geometry->n());
@@ -724,55 +798,50 @@ void OffloadEngine::compute_gradients_inside(Call& call, int unit) {
 
 void OffloadEngine::on_completion(std::uint64_t tag, int worker, const Completion& completion,
                                   const std::optional<Slot>& reply) {
-  const std::uint64_t number = tag >> 32;
-  const auto index = static_cast<std::size_t>(tag & 0xffffffffU);
-  if (call_ == nullptr || call_->number != number) {  // of an operator that is long done
-    if (reply) res_.dispatcher->release(*reply);
-    return;
-  }
-  Call& call = *call_;
-  const TaskNote task = notes_[index];
+  const auto open = std::find_if(calls_.begin(), calls_.end(),
+                                 [&](const auto& call) { return call->number == tag >> 32; });
+  // Of the operator whose weights are sent ahead, or of one that is long done.
+  OffloadCall* const call = open != calls_.end() ? open->get() : nullptr;
   if (completion.status != TaskStatus::kOk) {
-    if (reply) res_.dispatcher->release(*reply);
-    if (!call.fatal) fail_worker(call, worker, EngineEvent::Kind::kLost, status_text(completion));
-    return;
-  }
-  const bool current = task.unit >= 0 && call.generation[task.unit] == task.generation &&
-                       call.state[task.unit] == Call::Unit::kIssued && !call.fatal;
-  if (current) {
-    switch (task.kind) {
-      case kOutputNote:
-        finish_output(call, task.unit, *reply, worker);
-        break;
-      case kInputGradientNote:
-        finish_input_gradient(call, task.unit, task.tile, *reply, worker);
-        break;
-      case kWeightGradientNote:
-        finish_weight_gradient(call, task.unit, *reply, worker);
-        break;
-      default:
-        break;
+    if (!fatal_) {
+      const std::string name = call != nullptr ? call->plan->op.name : "";
+      fail_worker(name, worker, EngineEvent::Kind::kLost, status_text(completion));
+    }
+  } else if (call != nullptr && !fatal_) {
+    const OffloadCall::TaskNote task = call->notes[tag & 0xffffffffU];
+    Attempt* const attempt =
+        task.unit >= 0 ? call->units[task.unit].find(task.generation) : nullptr;
+    if (attempt != nullptr && task.kind == kOutputNote) {
+      finish_output(*call, task.unit, *attempt, *reply);
+    } else if (attempt != nullptr && task.kind == kInputGradientNote) {
+      finish_input_gradient(*call, task.unit, task.tile, *attempt, *reply);
+    } else if (attempt != nullptr && task.kind == kWeightGradientNote) {
+      finish_weight_gradient(*call, task.unit, *attempt, *reply);
     }
   }
   if (reply) res_.dispatcher->release(*reply);
 }
 
-void OffloadEngine::fail_worker(Call& call, int worker, EngineEvent::Kind kind,
-                                const std::string& detail) {
-  res_.dispatcher->retire(worker, kind, call.plan->op.name, detail);
-  for (std::size_t unit = 0; unit < call.state.size(); ++unit) {
-    if (call.worker[unit] == worker && call.state[unit] == Call::Unit::kIssued) call.reopen(unit);
+// What was resident there is gone for good: where it is next needed it is encoded again, in the
+// same bytes.
+void OffloadEngine::fail_worker(const std::string& operator_name, int worker,
+                                EngineEvent::Kind kind, const std::string& detail) {
+  res_.dispatcher->retire(worker, kind, operator_name, detail);
+  for (const auto& call : calls_) {
+    for (Unit& unit : call->units) {
+      std::erase_if(unit.attempts, [&](const Attempt& a) { return a.worker == worker; });
+    }
   }
 }
 
 // A refusal tells the workers something about the vectors that it was given with. Whatever else
 // would be judged with them is multiplied again and judged with new ones.
-void OffloadEngine::retire_vectors(Call& call, int m_slice) {
-  if (!call.vectors_shared[m_slice]) return;
-  call.vectors_shared[m_slice] = false;
-  for (std::size_t unit = 0; unit < call.state.size(); ++unit) {
-    const bool is_judged_with_them = call.plan->tiles[unit].m_slice == m_slice;
-    if (is_judged_with_them && call.state[unit] == Call::Unit::kIssued) call.reopen(unit);
+void OffloadEngine::retire_vectors(OffloadCall& call, int m_slice) {
+  if (call.vectors_retired[m_slice]) return;
+  call.vectors_retired[m_slice] = true;
+  for (std::size_t unit = 0; unit < call.units.size(); ++unit) {
+    if (call.plan->tiles[unit].m_slice != m_slice) continue;
+    std::erase_if(call.units[unit].attempts, [](const Attempt& a) { return a.shares_vectors; });
   }
 }
 
@@ -782,7 +851,7 @@ void OffloadEngine::record_soundness(const CheckedProduct& product) {
   ProductSoundness& soundness = *product.soundness;
   const double tolerance = product.outcome.tolerance_over_rms;
   const auto miss_of = [&](int rounds) {
-    SoundnessGoal goal = options_.goal;
+    SoundnessGoal goal = options_.plan.goal;
     goal.checks = 1;
     return soundness_reached(tolerance, product.inner, rounds, goal);
   };
@@ -798,98 +867,103 @@ void OffloadEngine::record_soundness(const CheckedProduct& product) {
   }
 }
 
-void OffloadEngine::verdict(Call& call, int unit, int worker, const CheckedProduct& product) {
+// True when the product passed.
+bool OffloadEngine::verdict(OffloadCall& call, int unit, int worker,
+                            const CheckedProduct& product) {
   EngineStats& stats = *res_.stats;
   stats.checks_done += 1;
   record_soundness(product);
   if (product.outcome.passed) {
     stats.workers[worker].products += 1;
-    return;
+    return true;
   }
   stats.checks_failed += 1;
   stats.workers[worker].tampered += 1;
   fail_worker(
-      call, worker, EngineEvent::Kind::kTampered,
+      call.plan->op.name, worker, EngineEvent::Kind::kTampered,
       "wrong result: " + product.soundness->product + " product, part " + std::to_string(unit));
   if (!call.is_backward) retire_vectors(call, call.plan->tiles[unit].m_slice);
   if (options_.on_tamper == TamperPolicy::kAbort) {
-    call.fatal = Error{ErrorCode::kTampered,
-                       "a worker returned a wrong result",
-                       "worker " + std::to_string(worker) + ", operator " + call.plan->op.name +
-                           ", " + product.soundness->product,
-                       "a product that passes its check",
-                       "one that does not",
-                       "do not use this worker; --on-tamper continue goes on without it"};
+    fatal_ = Error{ErrorCode::kTampered,
+                   "a worker returned a wrong result",
+                   "worker " + std::to_string(worker) + ", operator " + call.plan->op.name + ", " +
+                       product.soundness->product,
+                   "a product that passes its check",
+                   "one that does not",
+                   "do not use this worker; --on-tamper continue goes on without it"};
   }
+  return false;
 }
 
-void OffloadEngine::finish_output(Call& call, int unit, const Slot& reply, int worker) {
+void OffloadEngine::finish_output(OffloadCall& call, int unit, const Attempt& attempt,
+                                  const Slot& reply) {
   const Tile& tile = call.plan->tiles[unit];
   const TileRows& rows = call.step->rows[tile.p_slice];
-  const ProductChecks& checks = call.forward_checks[unit];
   CheckOutcome outcome;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kDecode);
     outcome = decode_output(call.context(tile.m_slice), reply.data, rows, call.m_key(tile.m_slice),
-                            checks, call.expected[unit], call.output(tile.m_slice),
+                            attempt.checks, attempt.expected[0], call.output(tile.m_slice),
                             call.wants_moments ? &call.moments[unit] : nullptr);
   }
-  if (!outcome.passed && !call.expected[unit].is_finite()) return do_inside(call, unit);
-  if (outcome.passed) call.state[unit] = Call::Unit::kDone;
-  verdict(call, unit, worker,
-          {&soundness_[call.plan->op.index].forward, outcome, checks.rounds,
-           call.plan->op.geometry.n(), rows.size()});
+  if (!outcome.passed && !attempt.expected[0].is_finite()) return do_inside(call, unit);
+  if (!verdict(call, unit, attempt.worker,
+               {&soundness_[call.plan->op.index].forward, outcome, attempt.checks.rounds,
+                call.plan->op.geometry.n(), rows.size()})) {
+    return;
+  }
+  call.units[unit].is_done = true;
+  call.units[unit].attempts.clear();
 }
 
-void OffloadEngine::finish_input_gradient(Call& call, int unit, int tile_index, const Slot& reply,
-                                          int worker) {
+void OffloadEngine::finish_input_gradient(OffloadCall& call, int unit, int position,
+                                          const Attempt& attempt, const Slot& reply) {
+  const int tile_index = call.plan->groups[unit].tiles[position];
+  if (call.input_done[tile_index]) return;  // another worker was quicker
   const Tile& tile = call.plan->tiles[tile_index];
   const TileRows& rows = call.step->rows[tile.p_slice];
   const std::int64_t features = call.plan->m_slices[tile.m_slice].size();
-  const ProductChecks& checks = call.input_checks[unit];
   CheckOutcome outcome;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kDecode);
-    outcome = decode_input_gradient(call.context(tile.m_slice), reply.data, rows, features, checks,
-                                    call.expected[tile_index], call.input_applied[tile_index],
-                                    call.d_input_of(tile.m_slice));
+    outcome = decode_input_gradient(call.context(tile.m_slice), reply.data, rows, features,
+                                    attempt.input_checks, attempt.expected[position],
+                                    call.input_applied[tile_index], call.d_input_of(tile.m_slice));
   }
-  if (!outcome.passed && !call.expected[tile_index].is_finite()) return do_inside(call, unit);
-  if (outcome.passed) call.input_done[tile_index] = true;
-  const auto& tiles = call.plan->groups[unit].tiles;
-  if (outcome.passed && call.weight_done[unit] &&
-      std::all_of(tiles.begin(), tiles.end(), [&](int t) { return call.input_done[t]; })) {
-    call.state[unit] = Call::Unit::kDone;
+  if (!outcome.passed && !attempt.expected[position].is_finite()) return do_inside(call, unit);
+  if (!verdict(call, unit, attempt.worker,
+               {&soundness_[call.plan->op.index].input_gradient, outcome,
+                attempt.input_checks.rounds, features, rows.size()})) {
+    return;
   }
-  verdict(call, unit, worker,
-          {&soundness_[call.plan->op.index].input_gradient, outcome, checks.rounds, features,
-           rows.size()});
+  call.input_done[tile_index] = true;
+  call.close_if_done(unit);
 }
 
-void OffloadEngine::finish_weight_gradient(Call& call, int unit, const Slot& reply, int worker) {
+void OffloadEngine::finish_weight_gradient(OffloadCall& call, int unit, const Attempt& attempt,
+                                           const Slot& reply) {
+  if (call.weight_done[unit]) return;  // another worker was quicker
   const GradientGroup& group = call.plan->groups[unit];
   std::int64_t inner = 0;
   for (const int tile : group.tiles) {
     inner += static_cast<std::int64_t>(call.step->rows[call.plan->tiles[tile].p_slice].size());
   }
-  const ProductChecks& checks = call.step->gradient_checks[unit];
   const std::vector<float*> d_weights = call.d_weights(group.m_slice);
   CheckOutcome outcome;
   {
     const TimeScope scope(*res_.ledger, TimeKind::kDecode);
-    outcome = decode_weight_gradient(call.context(group.m_slice), reply.data,
-                                     call.m_key(group.m_slice), checks, call.weight_expected[unit],
-                                     inner, call.weight_applied[unit], d_weights);
+    outcome = decode_weight_gradient(
+        call.context(group.m_slice), reply.data, call.m_key(group.m_slice), attempt.checks,
+        attempt.weight_expected, inner, call.weight_applied[unit], d_weights);
   }
-  if (!outcome.passed && !call.weight_expected[unit].is_finite()) return do_inside(call, unit);
-  if (outcome.passed) call.weight_done[unit] = true;
-  if (outcome.passed && std::all_of(group.tiles.begin(), group.tiles.end(),
-                                    [&](int t) { return call.input_done[t]; })) {
-    call.state[unit] = Call::Unit::kDone;
+  if (!outcome.passed && !attempt.weight_expected.is_finite()) return do_inside(call, unit);
+  if (!verdict(call, unit, attempt.worker,
+               {&soundness_[call.plan->op.index].weight_gradient, outcome, attempt.checks.rounds,
+                inner, d_weights.size()})) {
+    return;
   }
-  verdict(call, unit, worker,
-          {&soundness_[call.plan->op.index].weight_gradient, outcome, checks.rounds, inner,
-           d_weights.size()});
+  call.weight_done[unit] = true;
+  call.close_if_done(unit);
 }
 
 void OffloadEngine::report_soundness(std::vector<ProductSoundness>& out) const {

@@ -4,11 +4,16 @@
 // Life of an operator in a training step: forward draws its keys, leaves W' and X' resident on the
 // workers and takes Z' back; backward sends D' only, takes one dW' a group and one dX' a tile. A
 // stack of layers does so once for all of them; of products of activations, each instance has keys,
-// tiles and groups of its own.
-// A worker that is lost or returns a wrong result is retired for the rest of the job; its tiles are
-// encoded again under the same keys (hence byte for byte the same), checked with new vectors, and
-// go to the next worker, or are done in the enclave when there is none. A row of a result changes
-// enclave memory only after it passed its check, and once.
+// tiles and groups of its own. While results are awaited, the next operator's W' is encoded and
+// sent; weight gradients are awaited while the operator before goes backward.
+//
+// A worker that is lost or returns a wrong result is retired; its tiles are encoded again under the
+// same keys (hence byte for byte the same), checked with new vectors, and go to another worker. A
+// late one is asked no more until it answers; others are asked for the same, and the first result
+// that passes its check counts. After three attempts, or with no worker left, the enclave does the
+// tile. A row of a result changes enclave memory only after it passed its check, and once.
+//
+// Work is dealt anew at the start of a step, in proportion to the speeds measured so far.
 #pragma once
 
 #include <cstdint>
@@ -38,14 +43,17 @@ struct EngineResources {
 };
 
 struct EngineOptions {
-  Scheme scheme = Scheme::kTempo;
+  PlanOptions plan;  // that the first plan was made with
   CoefficientSpace coefficients;
-  SoundnessGoal goal;
   TamperPolicy on_tamper = TamperPolicy::kContinue;
   // Inference only, and not secure (docs/security.md): the n and m keys of an operator live as long
   // as the engine, and so does W' on the workers. The weights must not change meanwhile.
   bool reuses_keys = false;
 };
+
+struct Attempt;
+struct OffloadCall;
+struct OperatorStep;
 
 class OffloadEngine final : public LinearEngine, private CompletionSink {
  public:
@@ -56,10 +64,11 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
     return !op.of_activations || plan_.ops[op.index].offloaded;
   }
   Status begin_step(StepMode mode) override;
+  void announce(const LinearOp& op, const std::vector<const float*>& weights) override;
   Status forward(const LinearOp& op, const float* input,
                  const std::vector<ForwardPart>& parts) override;
   Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
-                  float* d_input, bool accumulate_input) override;
+                  float* d_input, bool accumulate_input, bool may_defer) override;
   Status end_step() override;
 
   const Plan& plan() const { return plan_; }
@@ -67,59 +76,80 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   void report_soundness(std::vector<ProductSoundness>& out) const;
 
  private:
-  struct OperatorStep;
   struct KeptWeights;
-  struct Call;
   struct CheckedProduct;
+
+  void deal_by_speed();
+  void adopt_rounds();
+  std::unique_ptr<OperatorStep> make_step(const OpPlan& plan);
+  void draw_operator_keys(const OpPlan& plan, OperatorStep& step);
+  void set_view(OffloadCall& call, const OpPlan& plan, OperatorStep& step) const;
+  OffloadCall& open_call(const OpPlan& plan, OperatorStep& step);
+  void close_call(const OffloadCall& call);
+  Status settle(OffloadCall& call);
+  Status settle_all();
+  static void deliver_moments(const OffloadCall& call);
+  bool keeps_weights(const LinearOp& op) const {
+    return options_.reuses_keys && mode_ == StepMode::kInference && !op.of_activations;
+  }
+  void drop(std::vector<std::vector<std::uint64_t>>& ids);  // [slice][worker]
+  void drop_operands(OperatorStep& step);
+
+  Status work_until(OffloadCall& call, bool (OffloadCall::*is_over)() const);
+  void issue_open_units(OffloadCall& call);
+  void replace_late_attempts();
+  bool send_weights_ahead();
+
+  // These give false when workers cannot be used (any more): do it inside.
+  bool ask(OffloadCall& call, int unit, int worker);
+  bool issue_output(OffloadCall& call, int unit, std::uint32_t generation);
+  bool issue_gradients(OffloadCall& call, int unit, std::uint32_t generation);
+  bool ensure_weights(OffloadCall& call, int m_slice, int worker);
+  bool ensure_input(OffloadCall& call, int unit, int tile, std::uint32_t generation, int worker);
+  static Task weights_task(const OffloadCall& call, int m_slice, int worker);
+  void put_weights(OffloadCall& call, int m_slice, int worker, const Slot& slot);
+  void refresh_projections(OffloadCall& call, int unit);
+  static std::uint64_t note(OffloadCall& call, int kind, int unit, int tile,
+                            std::uint32_t generation);
+  static double work_of(const Task& product, std::int64_t inner);
+  void do_inside(OffloadCall& call, int unit);
+  void compute_output_inside(OffloadCall& call, int unit);
+  void compute_gradients_inside(OffloadCall& call, int unit);
 
   void on_completion(std::uint64_t tag, int worker, const Completion& completion,
                      const std::optional<Slot>& reply) override;
-  void finish_output(Call& call, int unit, const Slot& reply, int worker);
-  void finish_input_gradient(Call& call, int unit, int tile, const Slot& reply, int worker);
-  void finish_weight_gradient(Call& call, int unit, const Slot& reply, int worker);
+  void finish_output(OffloadCall& call, int unit, const Attempt& attempt, const Slot& reply);
+  // position: of the tile in its group.
+  void finish_input_gradient(OffloadCall& call, int unit, int position, const Attempt& attempt,
+                             const Slot& reply);
+  void finish_weight_gradient(OffloadCall& call, int unit, const Attempt& attempt,
+                              const Slot& reply);
+  bool verdict(OffloadCall& call, int unit, int worker, const CheckedProduct& product);
   void record_soundness(const CheckedProduct& product);
-  void verdict(Call& call, int unit, int worker, const CheckedProduct& product);
-  void retire_vectors(Call& call, int m_slice);
-  void fail_worker(Call& call, int worker, EngineEvent::Kind kind, const std::string& detail);
-
-  Status run(Call& call);
-  static void deliver_moments(const Call& call);
-  // False when workers cannot be used (any more): do it inside.
-  bool issue_output(Call& call, int unit, int worker);
-  bool issue_gradients(Call& call, int unit, int worker);
-  void do_inside(Call& call, int unit);
-  void compute_output_inside(Call& call, int unit);
-  void compute_gradients_inside(Call& call, int unit);
-  bool ensure_weights(Call& call, int m_slice, int worker);
-  bool ensure_input(Call& call, int tile, int worker);
-  void refresh_projections(Call& call, int unit);
-  void draw_operator_keys(const OpPlan& plan, OperatorStep& step);
-
-  bool keeps_weights() const { return options_.reuses_keys && mode_ == StepMode::kInference; }
-  void drop(const std::vector<std::vector<std::uint64_t>>& ids);  // [slice][worker]
-  void drop_operands(const OperatorStep& step);
-  std::uint64_t note(const Call& call, int kind, int unit, int tile, std::uint32_t generation);
+  void retire_vectors(OffloadCall& call, int m_slice);
+  void fail_worker(const std::string& operator_name, int worker, EngineEvent::Kind kind,
+                   const std::string& detail);
 
   Plan plan_;
   const EngineOptions options_;
+  PlanOptions dealt_;  // options_.plan with the workers as they were when work was last dealt
   const EngineResources res_;
   StepMode mode_ = StepMode::kTraining;
   std::uint64_t step_ = 0;
-  std::vector<std::unique_ptr<OperatorStep>> steps_;
-  std::vector<std::unique_ptr<KeptWeights>> kept_;  // by operator; with reuses_keys
+  std::vector<std::unique_ptr<OperatorStep>> steps_;  // by operator
+  std::vector<std::vector<const float*>> announced_;  // by operator: weights by part
+  std::unique_ptr<OffloadCall> ahead_;                // the operator whose weights go ahead
+  std::vector<std::unique_ptr<KeptWeights>> kept_;    // by operator; with reuses_keys
   // By operator: the rounds that new check vectors are drawn for, and what checks came to.
   struct OperatorSoundness {
     ProductSoundness forward, weight_gradient, input_gradient;
   };
   std::vector<OperatorSoundness> soundness_;
-  Call* call_ = nullptr;  // the call in progress
+  // Open calls: those whose weight gradients are awaited, then the current one.
+  std::vector<std::unique_ptr<OffloadCall>> calls_;
   std::uint64_t call_count_ = 0;
-  struct TaskNote {
-    std::uint64_t call;
-    int kind, unit, tile;
-    std::uint32_t generation;
-  };
-  std::vector<TaskNote> notes_;  // of the call in progress; tag = call number << 32 | index
+  std::optional<Error> fatal_;
+  Dispatcher::Clock::time_point late_check_;
 };
 
 }  // namespace tempo

@@ -113,13 +113,19 @@ struct Tensors {
 class Job {
  public:
   Job(const std::vector<Layer>& geometries, Scheme scheme, FakeLink& link,
-      TamperPolicy on_tamper = TamperPolicy::kContinue, int stall_timeout_ms = 2000,
+      TamperPolicy on_tamper = TamperPolicy::kContinue, int patience_ms = 2000,
       bool needs_weight_gradient = true, bool needs_input_gradient = true, bool reuses_keys = false)
-      : pool_(2), local_(pool_, ledger_), dispatcher_(link, stats_, ledger_, stall_timeout_ms) {
+      : pool_(2),
+        local_(pool_, ledger_),
+        dispatcher_(link, stats_, ledger_,
+                    {std::chrono::milliseconds(patience_ms), std::chrono::milliseconds(patience_ms),
+                     std::chrono::milliseconds(10 * patience_ms)}) {
     PlanOptions options;
     options.scheme = scheme;
     options.policy = OffloadPolicy::kAll;
-    options.workers = link.workers();
+    for (const WorkerInfo& worker : link.workers()) {
+      options.workers.push_back({worker.memory_limit_bytes});
+    }
     options.max_slot_bytes = link.max_slot_bytes();
     options.tile_bytes = 1 << 18;
     options.goal.t = 1e-9;
@@ -142,8 +148,7 @@ class Job {
     auto plan = make_plan(ops_, options);
     EXPECT_TRUE(plan.ok()) << (plan.ok() ? "" : plan.error().one_line());
     EngineOptions engine_options;
-    engine_options.scheme = scheme;
-    engine_options.goal = options.goal;
+    engine_options.plan = options;
     engine_options.on_tamper = on_tamper;
     engine_options.reuses_keys = reuses_keys;
     engine_ = std::make_unique<OffloadEngine>(
@@ -151,8 +156,15 @@ class Job {
         EngineResources{&dispatcher_, &local_, &random_, &pool_, &ledger_, &stats_});
   }
 
-  Status step(std::vector<Tensors>& tensors, bool accumulate = false) {
+  // Weights are announced, and their gradients may come late, unless `overlaps` is false.
+  Status step(std::vector<Tensors>& tensors, bool accumulate = false, bool overlaps = true) {
     TEMPO_RETURN_IF_ERROR(engine_->begin_step(StepMode::kTraining));
+    for (std::size_t i = 0; i < ops_.size() && overlaps; ++i) {
+      if (ops_[i].of_activations) continue;
+      std::vector<const float*> weights;
+      for (const ForwardPart& part : tensors[i].forward_parts()) weights.push_back(part.weights);
+      engine_->announce(ops_[i], weights);
+    }
     for (std::size_t i = 0; i < ops_.size(); ++i) {
       Tensors& t = tensors[i];
       TEMPO_RETURN_IF_ERROR(engine_->forward(ops_[i], t.input.data(), t.forward_parts()));
@@ -160,7 +172,7 @@ class Job {
     for (std::size_t i = ops_.size(); i-- > 0;) {
       Tensors& t = tensors[i];
       TEMPO_RETURN_IF_ERROR(engine_->backward(ops_[i], t.input.data(), t.backward_parts(),
-                                              t.d_input.data(), accumulate));
+                                              t.d_input.data(), accumulate, overlaps));
     }
     return engine_->end_step();
   }
@@ -188,7 +200,7 @@ class Job {
         const float* input = t.input.data() + k * g.input_elements();
         float* d_input = t.d_input.data() + k * g.input_elements();
         ASSERT_TRUE(local_.forward(op, input, forward).ok());
-        ASSERT_TRUE(local_.backward(op, input, backward, d_input, accumulate).ok());
+        ASSERT_TRUE(local_.backward(op, input, backward, d_input, accumulate, false).ok());
       }
     }
     ASSERT_TRUE(local_.end_step().ok());
@@ -278,9 +290,10 @@ TEST_P(EveryScheme, GivesWhatTheLocalEngineGives) {
   FakeLink link(workers, kSharedBytes);
   Job job(geometries, scheme, link);
   for (const bool accumulate : {false, true}) {
+    const bool overlaps = accumulate;
     std::vector<Tensors> got(geometries.begin(), geometries.end());
     std::vector<Tensors> want(geometries.begin(), geometries.end());
-    const Status status = job.step(got, accumulate);
+    const Status status = job.step(got, accumulate, overlaps);
     ASSERT_TRUE(status.ok()) << status.error().one_line();
     job.reference_step(want, accumulate);
     for (std::size_t i = 0; i < geometries.size(); ++i) {
@@ -480,8 +493,8 @@ TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
 // All tiles of a slice are judged with the same vectors. After a refusal, what the workers have not
 // been told of yet is multiplied again and judged with new ones.
 TEST(OffloadEngine, ARefusalRetiresTheVectorsOfItsSlice) {
-  const std::vector<Layer> geometries{conv(8, 12, 8, 16, 3, 1, 1)};
-  FakeLink link(3, kSharedBytes);
+  const std::vector<Layer> geometries{conv(4, 8, 8, 16, 3, 1, 1)};  // few enough for the queue
+  FakeLink link(2, kSharedBytes);
   link.is_lazy = true;  // every tile is issued before the first verdict
   int forward = 0;
   std::set<std::uint64_t> tiles;
@@ -566,7 +579,7 @@ TEST(OffloadEngine, SendsNoProductsForFrozenWeights) {
       ASSERT_TRUE(job.engine()
                       .backward(op, t.input.data(),
                                 {{t.weights.data(), t.d_output.data(), nullptr}}, t.d_input.data(),
-                                false)
+                                false, false)
                       .ok());
       std::vector<Tensors> reference{want};
       job.reference_step(reference);
@@ -679,6 +692,170 @@ TEST(OffloadEngine, CatchesACheatInEveryProduct) {
       expect_same(got[i], want[i], "cheated in product " + std::to_string(cheated));
     }
   }
+}
+
+// ---- overlap -----------------------------------------------------------------------------------
+
+TEST(Overlap, SendsTheNextWeightsWhileResultsAreAwaited) {
+  const std::vector<Layer> layers{conv(4, 8, 8, 16, 3, 1, 1), fully_connected(24, 40, 32)};
+  for (const bool announces : {true, false}) {
+    FakeLink link(1, kSharedBytes);
+    link.record = true;
+    link.is_lazy = true;
+    Job job(layers, Scheme::kTempo, link);
+    std::vector<Tensors> tensors(layers.begin(), layers.end());
+    OffloadEngine& engine = job.engine();
+    ASSERT_TRUE(engine.begin_step(StepMode::kTraining).ok());
+    if (announces) engine.announce(job.ops()[1], {tensors[1].weights.data()});
+    const auto has_weights_of_the_second = [&] {
+      return std::any_of(link.received.begin(), link.received.end(), [](const auto& received) {
+        return received.task.rows == 32 && received.task.cols == 40;
+      });
+    };
+    for (int i = 0; i < 2; ++i) {
+      Tensors& t = tensors[i];
+      ASSERT_TRUE(engine.forward(job.ops()[i], t.input.data(), t.forward_parts()).ok());
+      EXPECT_EQ(has_weights_of_the_second(), announces || i == 1);
+    }
+    std::vector<Tensors> want(layers.begin(), layers.end());
+    job.reference_forward(1, want[1]);
+    EXPECT_LT(relative_error(tensors[1].output, want[1].output), kTolerance);
+    ASSERT_TRUE(engine.end_step().ok());
+    EXPECT_EQ(link.resident(0), 0U);
+  }
+}
+
+TEST(Overlap, AwaitsWeightGradientsLater) {
+  const std::vector<Layer> layers{fully_connected(24, 40, 32), fully_connected(24, 32, 40)};
+  FakeLink link(2, kSharedBytes);
+  bool is_held = true;
+  link.withholds = [&](const Task& task) { return is_held && (task.flags & kTransposeA) != 0; };
+  Job job(layers, Scheme::kTempo, link);
+  std::vector<Tensors> got(layers.begin(), layers.end());
+  std::vector<Tensors> want(layers.begin(), layers.end());
+  OffloadEngine& engine = job.engine();
+  ASSERT_TRUE(engine.begin_step(StepMode::kTraining).ok());
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(engine.forward(job.ops()[i], got[i].input.data(), got[i].forward_parts()).ok());
+  }
+  const auto backward = [&](int i) {
+    Tensors& t = got[i];
+    return engine.backward(job.ops()[i], t.input.data(), t.backward_parts(), t.d_input.data(),
+                           false, true);
+  };
+  ASSERT_TRUE(backward(1).ok());
+  job.reference_step(want);
+  EXPECT_LT(relative_error(got[1].d_input, want[1].d_input), kTolerance) << "there already";
+  EXPECT_GT(relative_error(got[1].d_weights, want[1].d_weights), 0.5) << "not there yet";
+  is_held = false;
+  ASSERT_TRUE(backward(0).ok());
+  EXPECT_LT(relative_error(got[1].d_weights, want[1].d_weights), kTolerance);
+  ASSERT_TRUE(engine.end_step().ok());
+  for (int i = 0; i < 2; ++i) expect_same(got[i], want[i], job.ops()[i].name);
+  EXPECT_EQ(link.resident(0) + link.resident(1), 0U);
+}
+
+// Operands that do not fit are sent a second time, the same bytes.
+TEST(OffloadEngine, SendsAgainWhatAWorkerCannotKeep) {
+  const std::vector<Layer> layers{conv(8, 12, 8, 16, 3, 1, 1), conv(8, 12, 16, 16, 3, 1, 1)};
+  FakeLink roomy(1, kSharedBytes);
+  const Plan kept = Job(layers, Scheme::kTempo, roomy).engine().plan();
+  FakeLink link(1, kSharedBytes, kept.resident_bytes[0] - 1);
+  link.record = true;
+  Job job(layers, Scheme::kTempo, link);
+  const Plan& plan = job.engine().plan();
+  EXPECT_FALSE(plan.ops[0].keeps_operands && plan.ops[1].keeps_operands);
+  EXPECT_LT(plan.resident_bytes[0], kept.resident_bytes[0]);
+  std::vector<Tensors> got(layers.begin(), layers.end());
+  std::vector<Tensors> want(layers.begin(), layers.end());
+  ASSERT_TRUE(job.step(got).ok());
+  job.reference_step(want);
+  for (int i = 0; i < 2; ++i) expect_same(got[i], want[i], job.ops()[i].name);
+  EXPECT_EQ(job.stats().bytes_to_workers, plan.bytes_to_workers);
+  EXPECT_GT(plan.bytes_to_workers, kept.bytes_to_workers);
+  std::set<std::vector<float>> distinct;
+  for (const auto& received : link.received) distinct.insert(received.payload);
+  std::size_t again = 0;
+  for (const OpPlan& op : plan.ops) {
+    if (!op.keeps_operands) again += op.p_slices.size() + op.m_slices.size();
+  }
+  EXPECT_EQ(link.received.size(), distinct.size() + again);
+}
+
+// ---- unequal and late workers ------------------------------------------------------------------
+
+TEST(UnequalWorkers, ShareInProportion) {
+  const std::vector<Layer> layers{conv(16, 16, 8, 16, 3, 1, 1), fully_connected(64, 256, 448),
+                                  Layer::product(28, 16, 32, 16)};
+  FakeLink link(3, kSharedBytes);
+  link.ns_per_multiply_add = {20, 10, 5};
+  std::vector<double> work(3);
+  Job job(layers, Scheme::kTempo, link);
+  for (int step = 0; step < 8; ++step) {
+    std::vector<Tensors> got(layers.begin(), layers.end());
+    ASSERT_TRUE(job.step(got).ok());
+  }
+  // What the plan deals out from here on.
+  for (const OpPlan& op : job.engine().plan().ops) {
+    for (const Tile& tile : op.tiles) {
+      work[tile.worker] +=
+          static_cast<double>(op.p_slices[tile.p_slice].size() * op.m_slices[tile.m_slice].size()) *
+          static_cast<double>(op.op.geometry.n());
+    }
+  }
+  const double all = work[0] + work[1] + work[2];
+  for (int w = 0; w < 3; ++w) EXPECT_NEAR(work[w] / all, (1 << w) / 7.0, 0.15 * (1 << w) / 7.0);
+  EXPECT_EQ(job.stats().checks_failed, 0U);
+}
+
+// A worker that stops answering costs a moment; when it answers again, it gets work again.
+TEST(LateWorker, IsReplacedUntilItAnswers) {
+  const std::vector<Layer> layers{conv(4, 8, 8, 16, 3, 1, 1), fully_connected(24, 40, 32)};
+  FakeLink link(2, kSharedBytes);
+  link.record = true;
+  link.ns_per_multiply_add = {10, 10};
+  bool is_stopped = false;
+  link.withholds = [&](const Task& task) { return is_stopped && task.worker == 1; };
+  constexpr int kPatienceMs = 100;
+  Job job(layers, Scheme::kTempo, link, TamperPolicy::kContinue, kPatienceMs);
+  const auto step_and_compare = [&](const char* when) {
+    std::vector<Tensors> got(layers.begin(), layers.end());
+    std::vector<Tensors> want(layers.begin(), layers.end());
+    ASSERT_TRUE(job.step(got).ok()) << when;
+    job.reference_step(want);
+    for (int i = 0; i < 2; ++i) expect_same(got[i], want[i], when);
+  };
+  const auto tasks_of_one = [&] { return job.stats().workers[1].tasks; };
+  step_and_compare("before");
+  is_stopped = true;
+  step_and_compare("stopped");
+  std::set<std::vector<float>> distinct;
+  for (const auto& received : link.received) distinct.insert(received.payload);
+  EXPECT_LT(distinct.size(), link.received.size()) << "what the other was sent are the same bytes";
+  const std::uint64_t tasks = tasks_of_one();
+  step_and_compare("still stopped");
+  EXPECT_EQ(tasks_of_one(), tasks);
+  EXPECT_FALSE(job.stats().workers[1].lost);
+  is_stopped = false;
+  step_and_compare("answers late");
+  step_and_compare("back");
+  EXPECT_GT(tasks_of_one(), tasks);
+  EXPECT_TRUE(job.stats().events.empty());
+  EXPECT_EQ(job.stats().checks_failed, 0U);
+  EXPECT_EQ(link.slots_in_use(), 0U);
+}
+
+TEST(LateWorker, LeavesTheWorkToTheEnclaveWhenItIsTheOnlyOne) {
+  const std::vector<Layer> layers{conv(4, 8, 8, 16, 3, 1, 1)};
+  FakeLink link(1, kSharedBytes);
+  link.withholds = [](const Task& task) { return task.verb == Verb::kMultiply; };
+  Job job(layers, Scheme::kTempo, link, TamperPolicy::kContinue, 50);
+  std::vector<Tensors> got(layers.begin(), layers.end());
+  std::vector<Tensors> want(layers.begin(), layers.end());
+  ASSERT_TRUE(job.step(got).ok());
+  job.reference_step(want);
+  expect_same(got[0], want[0], "inside");
+  EXPECT_EQ(job.stats().checks_done, 0U);
 }
 
 // The second half of every weight row undoes all but a tenth of the first: against results that

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -28,11 +29,25 @@ struct CostModel {
   double local_flops_per_ns = 90;  // dense products inside the enclave
 };
 
+// What is cut so that several workers share an operator; the matrix without that axis is repeated
+// on all of them, so that the smallest one should be.
+enum class Parallelism {
+  kData,         // positions: W' on every worker, dW summed in the enclave
+  kOutFeatures,  // X' on every worker, dX summed in the enclave
+  kInstances,    // of products of two activations (heads)
+};
+std::string_view parallelism_name(Parallelism parallelism);
+
+struct PlannedWorker {
+  std::uint64_t memory_limit_bytes = 0;
+  double speed = 1;  // relative; work is dealt in proportion. 0: gets none
+};
+
 struct PlanOptions {
   Scheme scheme = Scheme::kTempo;
   OffloadPolicy policy = OffloadPolicy::kAuto;
   StepMode mode = StepMode::kTraining;
-  std::vector<WorkerInfo> workers;
+  std::vector<PlannedWorker> workers;
   std::uint64_t max_slot_bytes = 0;  // of the ring
   double products_factor = 1;        // steps in the job: scales the count of checked products
   bool keeps_weights = false;        // inference: W' stays on the workers from step to step
@@ -53,6 +68,7 @@ struct Slice {
   std::int64_t begin = 0;
   std::int64_t end = 0;
   std::int64_t size() const { return end - begin; }
+  bool operator==(const Slice&) const = default;
 };
 
 // Tiles of one worker and m-slice that go backward together: the worker sums their weight
@@ -69,8 +85,11 @@ struct OpPlan {
   std::string reason;           // why it is where it is
   std::vector<Slice> p_slices;  // of encoded positions; those of one instance follow each other
   std::vector<Slice> m_slices;  // of out-features, natural order; likewise
-  std::vector<Tile> tiles;
+  std::vector<Tile> tiles;      // in the order in which they are issued
   std::vector<GradientGroup> groups;
+  Parallelism parallelism = Parallelism::kData;
+  // Training: W' and X' stay on the workers from forward to backward; else they are sent again.
+  bool keeps_operands = true;
   int rounds_forward = 0;
   int rounds_weight_gradient = 0;
   int rounds_input_gradient = 0;
@@ -113,5 +132,9 @@ struct Plan {
 // Errors: kNoWorker when something has to be offloaded and there is no worker; kOutOfMemory when a
 // worker's share does not fit its memory; kUsage when the soundness goal cannot be reached.
 Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& options);
+
+// The same operators, on workers or inside as in `plan`, dealt to options.workers as they are now.
+// Errors as above.
+Result<Plan> deal_again(const Plan& plan, const PlanOptions& options);
 
 }  // namespace tempo

@@ -103,7 +103,7 @@ TEST(Plan, ConvolutionsAreDataParallelAndDenseLayersTensorParallel) {
   EXPECT_EQ(plan->ops[0].m_slices.size(), 1U);
   EXPECT_GE(plan->ops[0].p_slices.size(), 2U);
   EXPECT_EQ(plan->ops[1].m_slices.size(), 2U);
-  EXPECT_EQ(plan->ops[1].p_slices.size(), 1U);
+  for (const Tile& tile : plan->ops[1].tiles) EXPECT_EQ(tile.worker, tile.m_slice);
 }
 
 TEST(Plan, AutoKeepsNarrowOperatorsInside) {
@@ -230,8 +230,9 @@ TEST(Plan, CountsKeptWeightsOnce) {
       << "one batch bears the whole of it";
 }
 
-// Keys and sums of a training step wait for backward; a prediction's go with its operator.
-TEST(Plan, HoldsOneOperatorsKeysWhenPredicting) {
+// Keys and sums of a training step wait for backward; a prediction's go with its operator, while
+// those of the next one come.
+TEST(Plan, HoldsTwoOperatorsKeysWhenPredicting) {
   const auto bytes = [](std::size_t layers, StepMode mode, bool keeps_weights = false) {
     PlanOptions o = options(1);
     o.policy = OffloadPolicy::kAll;
@@ -243,7 +244,7 @@ TEST(Plan, HoldsOneOperatorsKeysWhenPredicting) {
     }
     return make_plan(ops, o)->engine_bytes;
   };
-  EXPECT_EQ(bytes(4, StepMode::kInference), bytes(1, StepMode::kInference));
+  EXPECT_EQ(bytes(4, StepMode::kInference), 2 * bytes(1, StepMode::kInference));
   EXPECT_GT(bytes(4, StepMode::kTraining), 2 * bytes(1, StepMode::kTraining));
   EXPECT_EQ(bytes(4, StepMode::kInference, true) - bytes(4, StepMode::kInference),
             4U * 16 * (64 + 64))

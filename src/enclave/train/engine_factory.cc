@@ -9,6 +9,7 @@ Result<std::unique_ptr<Executor>> make_executor(Graph& graph, std::int64_t batch
   options.batch = batch;
   options.mode = mode;
   options.channel_block = factory.channel_block();
+  options.defers_weight_gradients = factory.defers_weight_gradients();
   options.seed = seed;
   const auto ops = Executor::linear_ops(graph, options);
   if (!ops.ok()) return ops.error();

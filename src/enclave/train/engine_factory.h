@@ -31,6 +31,8 @@ class EngineFactory {
 
   // ExecutorOptions::channel_block of its engines.
   virtual int channel_block() const = 0;
+  // ExecutorOptions::defers_weight_gradients of its engines.
+  virtual bool defers_weight_gradients() const { return false; }
 
   // Of all its engines so far, for the progress display.
   virtual CheckCounts checks() const { return {}; }
