@@ -157,9 +157,12 @@ Progress to_progress(const TrainProgress& p) {
 std::string describe(const EngineEvent& event) {
   const std::string who =
       event.worker < 0 ? "the off-loader" : "worker " + std::to_string(event.worker);
-  const std::string what = event.kind == EngineEvent::Kind::kTampered
-                               ? " returned a wrong result and is not used any more"
-                               : " is lost";
+  const char* what = " is lost";
+  if (event.kind == EngineEvent::Kind::kTampered) {
+    what = " returned a wrong result and is not used any more";
+  } else if (event.kind == EngineEvent::Kind::kJoined) {
+    what = " joined";
+  }
   return who + what + (event.operator_name.empty() ? "" : " (at " + event.operator_name + ")") +
          ": " + event.detail;
 }

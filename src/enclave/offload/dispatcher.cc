@@ -33,8 +33,8 @@ Dispatcher::Dispatcher(WorkerLink& link, EngineStats& stats, TimeLedger& ledger,
       workers_(link.workers().size()) {
   stats_.workers.resize(workers_.size());
   for (std::size_t w = 0; w < workers_.size(); ++w) {
-    const WorkerInfo& info = link.workers()[w];
-    stats_.workers[w].device = sanitised(info.device, sizeof(info.device));
+    workers_[w].info = link.workers()[w];
+    stats_.workers[w].device = sanitised(workers_[w].info.device, sizeof(WorkerInfo::device));
   }
 }
 
@@ -61,8 +61,14 @@ void Dispatcher::retire(int worker, EngineEvent::Kind kind, const std::string& o
   if (worker >= 0) {
     if (!alive(worker)) return;
     workers_[worker].is_alive = false;
+    workers_[worker].has_tampered = kind == EngineEvent::Kind::kTampered;
     if (kind == EngineEvent::Kind::kLost) stats_.workers[worker].lost = true;
   }
+  record(kind, worker, operator_name, detail);
+}
+
+void Dispatcher::record(EngineEvent::Kind kind, int worker, const std::string& operator_name,
+                        const std::string& detail) {
   if (stats_.events.size() < EngineStats::kMaxEvents) {
     stats_.events.push_back({kind, worker, operator_name, detail, step_});
   } else {
@@ -79,6 +85,29 @@ void Dispatcher::begin_step(std::uint64_t step) {
     }
     worker.work = worker.busy_s = 0;
   }
+  if (broken_) return;
+  for (const WorkerJoin& join : link_.joins()) admit(join);
+}
+
+void Dispatcher::admit(const WorkerJoin& join) {
+  if (join.worker >= workers_.size()) {
+    Worker absent;  // those in between may come later
+    absent.is_alive = false;
+    workers_.resize(join.worker + 1, absent);
+    stats_.workers.resize(workers_.size());
+  }
+  Worker& worker = workers_[join.worker];
+  if (worker.has_tampered) return;
+  Worker joined;
+  joined.info = join.info;
+  joined.epoch = join.epoch;
+  joined.outstanding = worker.outstanding;
+  joined.since = Clock::now();
+  worker = joined;
+  WorkerStats& stats = stats_.workers[join.worker];
+  stats.device = sanitised(join.info.device, sizeof(join.info.device));
+  stats.lost = false;
+  record(EngineEvent::Kind::kJoined, static_cast<int>(join.worker), "", stats.device);
 }
 
 void Dispatcher::break_channel(const Error& error) {
@@ -111,7 +140,13 @@ std::optional<Slot> Dispatcher::reserve(std::uint64_t bytes) {
 void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
                         const std::optional<Slot>& reply, CompletionSink* sink, std::uint64_t tag,
                         double work) {
-  const Pending pending{sink, tag, static_cast<int>(task.worker), reply, task.reply_bytes(), work};
+  const Pending pending{sink,
+                        tag,
+                        static_cast<int>(task.worker),
+                        reply,
+                        task.reply_bytes(),
+                        work,
+                        workers_[task.worker].epoch};
   const std::uint64_t payload_bytes = task.payload_bytes();
   bool has_waited = false;
   while (!broken_) {
@@ -182,6 +217,10 @@ void Dispatcher::handle(const Completion& completion) {
   const Pending pending = at->second;
   pending_.erase(at);
   settle(pending, completion.status == TaskStatus::kOk);
+  if (pending.epoch != workers_[pending.worker].epoch) {  // of the worker that was there before
+    if (pending.reply) link_.release(*pending.reply);
+    return;
+  }
   if (completion.status == TaskStatus::kOk) {
     stats_.bytes_from_workers += pending.reply_bytes;
     stats_.worker_gemm_s += completion.compute_us * 1e-6;

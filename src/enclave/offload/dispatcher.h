@@ -50,7 +50,10 @@ class Dispatcher {
   // ---- workers ---------------------------------------------------------------------------------
 
   int worker_count() const { return static_cast<int>(workers_.size()); }
-  const WorkerInfo& info(int worker) const { return link_.workers()[worker]; }
+  const WorkerInfo& info(int worker) const { return workers_[worker].info; }
+  // Rises when another worker (or the same, started anew) takes this place: what was resident there
+  // is gone.
+  std::uint32_t epoch(int worker) const { return workers_[worker].epoch; }
   // Not retired.
   bool alive(int worker) const { return workers_[worker].is_alive; }
   // Alive, and not late with an answer.
@@ -60,14 +63,16 @@ class Dispatcher {
   // The usable worker other than `worker` that should be done with its tasks first.
   std::optional<int> substitute(int worker) const;
 
-  // Never uses the worker again. The event is recorded once.
+  // Gives the worker nothing any more. One that was lost may join again, one that returned a wrong
+  // result never. The event is recorded once.
   void retire(int worker, EngineEvent::Kind kind, const std::string& operator_name,
               const std::string& detail);
   // A task given to this worker has not been answered by its deadline: it gets nothing new until it
   // answers something.
   void mark_late(int worker) { workers_[worker].is_late = true; }
 
-  // Measures speeds; events are recorded under this step.
+  // Between steps, when nobody waits for a task: measures speeds and lets workers join. Events are
+  // recorded under this step.
   void begin_step(std::uint64_t step);
 
   // ---- tasks -----------------------------------------------------------------------------------
@@ -97,7 +102,10 @@ class Dispatcher {
 
  private:
   struct Worker {
+    WorkerInfo info;
+    std::uint32_t epoch = 0;
     bool is_alive = true;
+    bool has_tampered = false;
     bool is_late = false;
     std::uint64_t outstanding = 0;  // tasks
     double outstanding_work = 0;
@@ -113,9 +121,13 @@ class Dispatcher {
     std::optional<Slot> reply;
     std::uint64_t reply_bytes;
     double work;
+    std::uint32_t epoch;
   };
   void handle(const Completion& completion);
   void settle(const Pending& pending, bool is_done);
+  void admit(const WorkerJoin& join);
+  void record(EngineEvent::Kind kind, int worker, const std::string& operator_name,
+              const std::string& detail);
   void break_channel(const Error& error);
   void retire_stalled();
 

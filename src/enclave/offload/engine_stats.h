@@ -18,7 +18,7 @@ struct WorkerStats {
 };
 
 struct EngineEvent {
-  enum class Kind { kTampered, kLost } kind = Kind::kLost;
+  enum class Kind { kTampered, kLost, kJoined } kind = Kind::kLost;
   int worker = -1;  // -1: the off-loader itself
   std::string operator_name;
   std::string detail;  // which product, why

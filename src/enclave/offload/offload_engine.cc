@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <set>
 #include <string>
 #include <utility>
@@ -69,6 +70,7 @@ struct OffloadEngine::KeptWeights {
   AxisKey n;
   std::vector<AxisKey> m;
   std::vector<std::vector<std::uint64_t>> weight_id;
+  std::vector<std::uint32_t> epoch;  // of the workers that hold them
 };
 
 OffloadEngine::OffloadEngine(Plan plan, const EngineOptions& options,
@@ -129,19 +131,21 @@ void OffloadEngine::deal_by_speed() {
   const double usual = known_count > 0 ? known / known_count : 1;
   std::vector<PlannedWorker> workers;
   double all = 0;
-  double all_dealt = 0;
   for (int w = 0; w < count; ++w) {
     const bool usable = res_.dispatcher->usable(w);
     const double speed = usable ? res_.dispatcher->speed(w).value_or(usual) : 0;
     workers.push_back({res_.dispatcher->info(w).memory_limit_bytes, speed});
     all += speed;
-    all_dealt += dealt_.workers[static_cast<std::size_t>(w)].speed;
   }
   if (!(all > 0)) return;  // everything is done inside
+  const std::vector<PlannedWorker>& dealt_to = dealt_.workers;
+  const double all_dealt =
+      std::accumulate(dealt_to.begin(), dealt_to.end(), 0.0,
+                      [](double sum, const PlannedWorker& worker) { return sum + worker.speed; });
   bool has_changed = false;
   for (std::size_t w = 0; w < workers.size(); ++w) {
     const double share = workers[w].speed / all;
-    const double dealt = dealt_.workers[w].speed / all_dealt;
+    const double dealt = w < dealt_to.size() ? dealt_to[w].speed / all_dealt : 0;
     has_changed = has_changed || std::abs(share - dealt) > kShareDrift * dealt;
   }
   if (!has_changed) return;
@@ -206,8 +210,12 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input,
   if (keeps_weights(op)) {
     drop(step.input_id);
     OperatorKeys& keys = step.keys[0];
-    kept_[op.index] = std::make_unique<KeptWeights>(
-        KeptWeights{std::move(keys.n), std::move(keys.m), std::move(step.weight_id)});
+    std::vector<std::uint32_t> epoch;
+    for (int w = 0; w < res_.dispatcher->worker_count(); ++w) {
+      epoch.push_back(res_.dispatcher->epoch(w));
+    }
+    kept_[op.index] = std::make_unique<KeptWeights>(KeptWeights{
+        std::move(keys.n), std::move(keys.m), std::move(step.weight_id), std::move(epoch)});
   } else {
     drop_operands(step);
   }
@@ -313,7 +321,12 @@ std::unique_ptr<OperatorStep> OffloadEngine::make_step(const OpPlan& plan) {
   if (kept != nullptr) {
     step->keys[0].n = kept->n;
     step->keys[0].m = kept->m;
-    step->weight_id = kept->weight_id;
+    for (std::size_t slice = 0; slice < kept->weight_id.size(); ++slice) {
+      for (std::size_t w = 0; w < kept->epoch.size(); ++w) {
+        if (kept->epoch[w] != res_.dispatcher->epoch(static_cast<int>(w))) continue;
+        step->weight_id[slice][w] = kept->weight_id[slice][w];
+      }
+    }
   }
   step->group_of_tile.assign(plan.tiles.size(), -1);
   step->projections.resize(plan.tiles.size());

@@ -782,6 +782,58 @@ TEST(OffloadEngine, SendsAgainWhatAWorkerCannotKeep) {
   EXPECT_EQ(link.received.size(), distinct.size() + again);
 }
 
+// ---- workers that come back --------------------------------------------------------------------
+
+TEST(Joins, AWorkerThatWasLostGetsWorkAgain) {
+  const std::vector<Layer> layers{conv(8, 12, 8, 16, 3, 1, 1), fully_connected(24, 40, 32)};
+  FakeLink link(2, kSharedBytes);
+  link.ns_per_multiply_add = {10, 10, 10};
+  Job job(layers, Scheme::kTempo, link);
+  const auto step_and_compare = [&](const char* when) {
+    std::vector<Tensors> got(layers.begin(), layers.end());
+    std::vector<Tensors> want(layers.begin(), layers.end());
+    ASSERT_TRUE(job.step(got).ok()) << when;
+    job.reference_step(want);
+    for (int i = 0; i < 2; ++i) expect_same(got[i], want[i], when);
+  };
+  bool loses = true;
+  link.loses_worker = [&](const Task& task) { return loses && task.worker == 1; };
+  step_and_compare("lost");
+  EXPECT_TRUE(job.stats().workers[1].lost);
+  loses = false;
+  step_and_compare("one left");
+  const std::uint64_t products = job.stats().workers[1].products;
+  link.join(1);
+  link.join(2);
+  step_and_compare("back, and a third one");
+  step_and_compare("dealt by measured speed");
+  ASSERT_EQ(job.stats().workers.size(), 3U);
+  EXPECT_GT(job.stats().workers[1].products, products);
+  EXPECT_GT(job.stats().workers[2].products, 0U);
+  EXPECT_FALSE(job.stats().workers[1].lost);
+  ASSERT_EQ(job.stats().events.size(), 3U);
+  EXPECT_EQ(job.stats().events[2].kind, EngineEvent::Kind::kJoined);
+  for (int w = 0; w < 3; ++w) EXPECT_EQ(link.resident(w), 0U);
+  EXPECT_EQ(link.slots_in_use(), 0U);
+}
+
+TEST(Joins, ALiarStaysOut) {
+  const std::vector<Layer> layers{conv(8, 12, 8, 16, 3, 1, 1)};
+  FakeLink link(2, kSharedBytes);
+  link.after_multiply = [](const Task& task, std::vector<float>& result) {
+    if (task.worker == 1) result[0] += 1;
+  };
+  Job job(layers, Scheme::kTempo, link);
+  std::vector<Tensors> tensors(layers.begin(), layers.end());
+  ASSERT_TRUE(job.step(tensors).ok());
+  EXPECT_EQ(job.stats().checks_failed, 1U);
+  const std::uint64_t tasks = job.stats().workers[1].tasks;
+  link.join(1);
+  ASSERT_TRUE(job.step(tensors).ok());
+  EXPECT_EQ(job.stats().workers[1].tasks, tasks);
+  EXPECT_EQ(job.stats().checks_failed, 1U);
+}
+
 // ---- unequal and late workers ------------------------------------------------------------------
 
 TEST(UnequalWorkers, ShareInProportion) {

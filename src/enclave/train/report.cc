@@ -102,10 +102,22 @@ Json workers_json(const EngineStats& engine) {
   return workers;
 }
 
+const char* kind_name(EngineEvent::Kind kind) {
+  switch (kind) {
+    case EngineEvent::Kind::kTampered:
+      return "tampered";
+    case EngineEvent::Kind::kLost:
+      return "lost";
+    case EngineEvent::Kind::kJoined:
+      return "joined";
+  }
+  return "";
+}
+
 Json events_json(const EngineStats& engine) {
   Json events = Json::array();
   for (const EngineEvent& event : engine.events) {
-    events.push_back({{"kind", event.kind == EngineEvent::Kind::kTampered ? "tampered" : "lost"},
+    events.push_back({{"kind", kind_name(event.kind)},
                       {"worker", event.worker >= 0 ? Json(event.worker) : Json(nullptr)},
                       {"operator", printable(event.operator_name)},
                       {"detail", printable(event.detail)},
