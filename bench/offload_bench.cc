@@ -76,7 +76,8 @@ class Step {
       for (Part& part : parts_[i]) {
         parts.push_back({part.weights.data(), part.d_output.data(), part.d_weights.data()});
       }
-      must(engine.backward(ops_[i], input_.data(), parts, d_input_.data(), i + 1 < ops_.size(), true));
+      must(engine.backward(ops_[i], input_.data(), parts, d_input_.data(), i + 1 < ops_.size(),
+                           true));
     }
     must(engine.end_step());
     return cpu_ms() - start;
@@ -217,7 +218,7 @@ class ProductsInside final : public LinearEngine {
     return {};
   }
   Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
-                  float* d_input, bool) override {
+                  float* d_input, bool, bool) override {
     const ConvGeometry& g = op.geometry;
     for (std::int64_t i = 0; i < op.instances; ++i) {
       const float* d = parts[0].d_output + i * g.p() * g.m();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <set>
 #include <string>
@@ -22,7 +23,7 @@ constexpr double kWorthwhileGain = 8;
 // Workers that are asked for one unit, one after the other, before the enclave does it.
 constexpr int kMaxIssues = 3;
 // Work is dealt anew when a worker's share has changed by this part of it.
-constexpr double kShareDrift = 0.15;
+constexpr double kShareDrift = 0.2;
 constexpr std::chrono::milliseconds kLateCheckInterval{200};
 
 std::string status_text(const Completion& completion) {
@@ -146,7 +147,10 @@ void OffloadEngine::deal_by_speed() {
   for (std::size_t w = 0; w < workers.size(); ++w) {
     const double share = workers[w].speed / all;
     const double dealt = w < dealt_to.size() ? dealt_to[w].speed / all_dealt : 0;
-    has_changed = has_changed || std::abs(share - dealt) > kShareDrift * dealt;
+    // Weights that stay on the workers are worth more than even shares.
+    const double drift = options_.reuses_keys ? std::numeric_limits<double>::max() : kShareDrift;
+    has_changed =
+        has_changed || (share > 0) != (dealt > 0) || std::abs(share - dealt) > drift * dealt;
   }
   if (!has_changed) return;
   PlanOptions options = dealt_;
