@@ -2,6 +2,7 @@
 // What a worker computes on: memory for matrices, and their products. One thread at a time.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -31,6 +32,8 @@ class DeviceMatrix {
 
 class Device {
  public:
+  using Time = std::chrono::steady_clock::time_point;
+
   virtual ~Device() = default;
 
   // At most 55 printable characters.
@@ -50,6 +53,11 @@ class Device {
   // op(a) op(b) straight to the host; nothing stays. False when the device has no memory for it.
   virtual bool multiply_to_host(const DeviceMatrix& a, Transpose trans_a, const DeviceMatrix& b,
                                 Transpose trans_b, std::byte* host) = 0;
+
+  // What the last call did may be told to the peer from then on. Devices that compute are done when
+  // the call returns; one that only plays a part (lab/replay_device.h) has times of its own. Over
+  // TCP nobody asks.
+  virtual Time done_at() const { return Time::min(); }
 };
 
 }  // namespace tempo

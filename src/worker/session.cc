@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ctime>
+#include <deque>
 #include <utility>
 
 #include "wire/descriptor_ring.h"
@@ -15,8 +17,10 @@
 namespace tempo {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 // Doorbells are hints: the rings are looked at again after this long.
-constexpr int kMaxSleepMs = 500;
+constexpr std::chrono::milliseconds kMaxSleep{500};
 
 bool task_fits(const Task& task, const RingGeometry& geometry) {
   if (!task_ok(task, geometry.payload_bytes())) return false;
@@ -59,7 +63,7 @@ Result<Session::Arenas> Session::shake_hands() {
   TEMPO_RETURN_IF_ERROR(send_frame(socket, FrameType::kWelcome, encode_worker(info), {},
                                    deadline_in_ms(kHelloTimeoutMs)));
   // The enclave may take its time to attach.
-  if (!wait(-1)) return Error{ErrorCode::kInterrupted, "stopped", "", "", "", ""};
+  if (!wait(std::nullopt)) return Error{ErrorCode::kInterrupted, "stopped", "", "", "", ""};
   auto frame = expect_frame(socket, FrameType::kArenas, 2, deadline_in_ms(kHelloTimeoutMs));
   if (!frame) return frame.error();
   auto geometry = decode_geometry(frame->body);
@@ -73,9 +77,12 @@ Result<Session::Arenas> Session::shake_hands() {
   return Arenas{*geometry, std::move(*request), std::move(*reply)};
 }
 
-bool Session::wait(int timeout_ms) {
+bool Session::wait(std::optional<std::chrono::nanoseconds> timeout) {
   pollfd entries[2] = {{stop_fd_, POLLIN, 0}, {socket_.get(), POLLIN, 0}};
-  ::poll(entries, 2, timeout_ms);
+  constexpr std::int64_t kNs = 1000000000;
+  const std::int64_t ns = timeout ? std::max<std::int64_t>(timeout->count(), 0) : 0;
+  const timespec limit{ns / kNs, ns % kNs};
+  ::ppoll(entries, 2, timeout ? &limit : nullptr, nullptr);
   stopped_ = entries[0].revents != 0;
   return !stopped_;
 }
@@ -91,15 +98,32 @@ SessionEnd Session::serve(const Arenas& arenas) {
     return SessionEnd::kPeerGone;
   };
 
+  // Done, and not yet told: see Device::done_at.
+  struct Held {
+    Completion completion;
+    Device::Time until;
+  };
+  std::deque<Held> held;
+  const auto tell = [&] {
+    bool told = false;
+    for (; !held.empty() && held.front().until <= Clock::now(); held.pop_front(), told = true) {
+      completions.push(held.front().completion);
+    }
+    if (told && completions.peer_waits()) ring_doorbell(socket_.get());
+  };
+
   for (;;) {
-    if (!wait(0)) return SessionEnd::kStopped;
+    if (!wait(std::chrono::nanoseconds(0))) return SessionEnd::kStopped;
     if (!answer_doorbell(socket_.get())) return SessionEnd::kPeerGone;
+    tell();
     Task task;
     RingRead read = tasks.pop(task);
     if (read == RingRead::kEmpty) {
       read = tasks.begin_wait();
       if (read == RingRead::kEmpty) {
-        wait(kMaxSleepMs);
+        wait(held.empty()
+                 ? kMaxSleep
+                 : std::min<Clock::duration>(kMaxSleep, held.front().until - Clock::now()));
         tasks.end_wait();
         continue;
       }
@@ -108,7 +132,7 @@ SessionEnd Session::serve(const Arenas& arenas) {
     if (read == RingRead::kBroken) return violation("impossible ring index");
     if (!task_fits(task, geometry)) return violation("malformed task");
     const auto room = completions.room();
-    if (!room || *room == 0) return violation("no room for a completion");
+    if (!room || *room <= held.size()) return violation("no room for a completion");
     const std::byte* payload =
         task.payload_bytes() > 0 ? request_slab(request, geometry, task.payload_slab) : nullptr;
     std::byte* out =
@@ -118,8 +142,8 @@ SessionEnd Session::serve(const Arenas& arenas) {
       spdlog::warn("task {}: status {}, detail {}", task.request,
                    static_cast<int>(completion.status), completion.detail);
     }
-    completions.push(completion);
-    if (completions.peer_waits()) ring_doorbell(socket_.get());
+    held.push_back({completion, device_.done_at()});
+    tell();
   }
 }
 

@@ -3,7 +3,9 @@
 // number from it is checked, and a violation ends the session.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <optional>
 
 #include "wire/fd.h"
 #include "wire/ring_layout.h"
@@ -39,8 +41,9 @@ class Session {
   };
   Result<Arenas> shake_hands();
   SessionEnd serve(const Arenas& arenas);
-  // Sleeps until something arrives, at most timeout_ms. False: the program is to end.
-  bool wait(int timeout_ms);
+  // Sleeps until something arrives, at most that long (nothing: for ever). False: the program is to
+  // end.
+  bool wait(std::optional<std::chrono::nanoseconds> timeout);
 
   Fd socket_;
   TaskExecutor& executor_;
