@@ -2,8 +2,10 @@
 
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <memory>
+#include <optional>
 
 #include "base/philox.h"
 
@@ -13,6 +15,8 @@ namespace {
 class SeededRandom final : public RandomSource {
  public:
   explicit SeededRandom(std::uint64_t seed) : seed_(seed) {}
+
+  void begin_again() { counter_ = 0; }
 
   void fill(std::span<std::byte> out) override {
     for (std::size_t i = 0; i < out.size();) {
@@ -57,20 +61,70 @@ class DumpFile {
   std::uint64_t written_ = 0;
 };
 
-// Passes everything on and writes down what it sees.
-class DumpingEngine final : public LinearEngine {
+// One after the other, of all the engines of a job.
+class StepClock {
  public:
-  DumpingEngine(LinearEngine& engine, std::shared_ptr<DumpFile> file)
-      : engine_(engine), file_(std::move(file)) {}
+  explicit StepClock(const std::string& path) : file_(path, std::ios::app) {}
+
+  void begin() {
+    const Times now = read();
+    if (before_) {
+      file_ << R"({"wall_ms":)" << now.wall_ms - before_->wall_ms << R"(,"cpu_ms":)"
+            << now.cpu_ms - before_->cpu_ms << R"(,"queued_ms":)"
+            << now.queued_ms - before_->queued_ms << "}\n"
+            << std::flush;
+    }
+    before_ = now;
+  }
+
+ private:
+  struct Times {
+    double wall_ms = 0, cpu_ms = 0, queued_ms = 0;
+  };
+
+  static double clock_ms(clockid_t clock) {
+    timespec time{};
+    ::clock_gettime(clock, &time);
+    return 1e3 * static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_nsec);
+  }
+
+  static Times read() {
+    double running_ns = 0;
+    double queued_ns = 0;
+    std::ifstream("/proc/thread-self/schedstat") >> running_ns >> queued_ns;
+    return {clock_ms(CLOCK_MONOTONIC), clock_ms(CLOCK_PROCESS_CPUTIME_ID), 1e-6 * queued_ns};
+  }
+
+  std::ofstream file_;
+  std::optional<Times> before_;
+};
+
+// What the engines of a job share.
+struct Instruments {
+  std::shared_ptr<SeededRandom> repeated;  // null: steps differ
+  std::shared_ptr<StepClock> clock;        // null: none
+  std::shared_ptr<DumpFile> dump;          // null: none
+};
+
+// Passes everything on and writes down what it sees.
+class ObservedEngine final : public LinearEngine {
+ public:
+  ObservedEngine(LinearEngine& engine, Instruments instruments)
+      : engine_(engine), instruments_(std::move(instruments)), file_(instruments_.dump.get()) {}
 
   bool takes(const LinearOp& op) const override { return engine_.takes(op); }
-  Status begin_step(StepMode mode) override { return engine_.begin_step(mode); }
+  Status begin_step(StepMode mode) override {
+    if (instruments_.repeated) instruments_.repeated->begin_again();
+    if (instruments_.clock) instruments_.clock->begin();
+    return engine_.begin_step(mode);
+  }
   void announce(const LinearOp& op, const std::vector<const float*>& weights) override {
     engine_.announce(op, weights);
   }
 
   Status forward(const LinearOp& op, const float* input,
                  const std::vector<ForwardPart>& parts) override {
+    if (file_ == nullptr) return engine_.forward(op, input, parts);
     const ConvGeometry& g = op.geometry;
     file_->add(op.name, "input", input, op.instances * g.input_elements() / g.in_c, g.in_c);
     for (std::size_t k = 0; k < parts.size(); ++k) {
@@ -86,7 +140,7 @@ class DumpingEngine final : public LinearEngine {
 
   Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
                   float* d_input, bool accumulate_input, bool may_defer) override {
-    for (std::size_t k = 0; k < parts.size(); ++k) {
+    for (std::size_t k = 0; file_ != nullptr && k < parts.size(); ++k) {
       file_->add(name(op, k), "d_output", parts[k].d_output, op.instances * op.geometry.p(),
                  features(op, k));
     }
@@ -104,7 +158,18 @@ class DumpingEngine final : public LinearEngine {
   }
 
   LinearEngine& engine_;
-  std::shared_ptr<DumpFile> file_;
+  const Instruments instruments_;
+  DumpFile* const file_;
+};
+
+// A job's source that somebody else begins again.
+class SharedRandom final : public RandomSource {
+ public:
+  explicit SharedRandom(std::shared_ptr<RandomSource> source) : source_(std::move(source)) {}
+  void fill(std::span<std::byte> out) override { source_->fill(out); }
+
+ private:
+  const std::shared_ptr<RandomSource> source_;
 };
 
 }  // namespace
@@ -112,14 +177,27 @@ class DumpingEngine final : public LinearEngine {
 EnclaveHooks make_enclave_hooks(const EnclaveHookOptions& options) {
   std::fprintf(stderr, "TEMPO LAB PROGRAM: not for private data\n");
   EnclaveHooks hooks;
-  if (options.seeded) {
+  Instruments instruments;
+  if (options.repeats_steps) {
+    std::fprintf(stderr, "TEMPO LAB PROGRAM: every step has the same keys\n");
+    instruments.repeated = std::make_shared<SeededRandom>(options.seed);
+    hooks.make_random = [source = instruments.repeated] {
+      return std::make_unique<SharedRandom>(source);
+    };
+  } else if (options.seeded) {
     std::fprintf(stderr, "TEMPO LAB PROGRAM: keys and check vectors follow from a seed\n");
     hooks.make_random = [seed = options.seed] { return std::make_unique<SeededRandom>(seed); };
   }
   if (!options.dump_directory.empty()) {
     std::fprintf(stderr, "TEMPO LAB PROGRAM: operands are written to a file in clear\n");
-    hooks.wrap_engine = [file = std::make_shared<DumpFile>(options)](LinearEngine& engine) {
-      return std::make_unique<DumpingEngine>(engine, file);
+    instruments.dump = std::make_shared<DumpFile>(options);
+  }
+  if (!options.step_times.empty()) {
+    instruments.clock = std::make_shared<StepClock>(options.step_times);
+  }
+  if (instruments.repeated || instruments.clock || instruments.dump) {
+    hooks.wrap_engine = [instruments](LinearEngine& engine) {
+      return std::make_unique<ObservedEngine>(engine, instruments);
     };
   }
   return hooks;

@@ -1,5 +1,6 @@
 // tempo-enclave-lab: an enclave with injected randomness and plaintext export, for experiments and
 // tests.
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -11,6 +12,19 @@
 #include "lab/enclave_hooks.h"
 
 namespace {
+
+constexpr const char* kHelp =
+    "Of this lab program alone, for experiments and tests; none of it protects anything:\n"
+    "  --insecure-key-seed N      keys and check vectors follow from this number\n"
+    "  --insecure-repeat-steps    every step has the same ones: for workers that replay results\n"
+    "  --insecure-dump DIRECTORY  write the operands of linear operators there, in clear\n"
+    "  --step-times FILE          append a line for every step: wall and CPU time, waits for a "
+    "core\n\n";
+
+// Takes `--name` out of the arguments, as far as it is there.
+bool take_flag(std::vector<char*>& arguments, const char* name) {
+  return std::erase_if(arguments, [&](const char* a) { return std::strcmp(a, name) == 0; }) > 0;
+}
 
 // Takes `--name VALUE` out of the arguments. Null when it is not there.
 const char* take_option(std::vector<char*>& arguments, const char* name) {
@@ -37,6 +51,9 @@ int main(int argc, char** argv) {
   if (const char* directory = take_option(arguments, "--insecure-dump")) {
     lab.dump_directory = directory;
   }
+  if (const char* path = take_option(arguments, "--step-times")) lab.step_times = path;
+  lab.repeats_steps = take_flag(arguments, "--insecure-repeat-steps");
+  if (argc == 2 && std::strcmp(argv[1], "--help") == 0) std::fputs(kHelp, stdout);
   const tempo::EnclaveHooks hooks = tempo::lab::make_enclave_hooks(lab);
   const int count = static_cast<int>(arguments.size());
   arguments.push_back(nullptr);
