@@ -601,6 +601,110 @@ std::vector<float> floats_of(const std::filesystem::path& path) {
   return values;
 }
 
+// What a step did, when nothing may differ between two runs: all outputs and gradients of linear
+// operators, in clear, and the trained model.
+struct ReplayRun {
+  ProgramResult program;
+  json report;
+  std::string operands;
+  std::string model;
+};
+
+class ReplayTest : public ProcessTest {
+ protected:
+  // Steps that are all the same, for `samples` equal samples.
+  ReplayRun run(const std::string& model, int samples, const std::string& worker) {
+    const std::string n = std::to_string(samples);
+    std::vector<std::uint8_t> image(kSide * kSide);
+    for (std::size_t i = 0; i < image.size(); ++i) {
+      image[i] = static_cast<std::uint8_t>(i * 73 % 251);
+    }
+    std::vector<std::uint8_t> pixels;
+    for (int s = 0; s < samples; ++s) pixels.insert(pixels.end(), image.begin(), image.end());
+    const std::string side = std::to_string(kSide);
+    write_npy(work_ / "same.npy", "|u1", "(" + n + ", 1, " + side + ", " + side + ")", pixels);
+    write_npy(work_ / "label.npy", "<i8", "(" + n + ",)", std::vector<std::int64_t>(samples, 2));
+    const auto dump = work_ / "dump";
+    std::filesystem::remove_all(dump);
+    std::filesystem::create_directory(dump);
+    std::vector<std::string> command = train_command(
+        model,
+        {"--data", "npy:" + (work_ / "same.npy").string() + "," + (work_ / "label.npy").string(),
+         "--lr", "0", "--batch", "4", "--epochs", "1", "--workers", "local:1", "--worker-threads",
+         "1", "--scheme", "tempo", "--enclave-program",
+         program("tempo-enclave-lab") + " --insecure-repeat-steps --insecure-dump " + dump.string(),
+         "--worker-program", worker});
+    command.emplace_back("--verbose");
+    ReplayRun result;
+    result.program = work_.run(command, 240);
+    EXPECT_EQ(result.program.exit_code, 0) << result.program.err;
+    result.report = report();
+    result.operands = read_file(dump / "plain.f32");
+    result.model = read_file(work_ / "out.onnx");
+    return result;
+  }
+
+  static std::string replaying_worker(const std::string& device = TEMPO_DEVICES
+                                      "/rtx4090-pcie4.toml") {
+    return program("tempo-worker-lab") + " --device replay --replay-model " + device;
+  }
+};
+
+TEST_F(ReplayTest, AReplayedStepIsBitForBitTheComputedOne) {
+  const std::string model = make_model("resnet20");
+  const ReplayRun computed = run(model, 4 * 8, program("tempo-worker-lab"));
+  const ReplayRun replayed = run(model, 4 * 8, replaying_worker());
+  EXPECT_GT(replayed.operands.size(), 1000000U);
+  EXPECT_TRUE(replayed.operands == computed.operands);
+  EXPECT_TRUE(replayed.model == computed.model);
+  EXPECT_EQ(replayed.report["loss"], computed.report["loss"]);
+  EXPECT_EQ(replayed.report["checks"]["done"], computed.report["checks"]["done"]);
+  EXPECT_EQ(replayed.report["checks"]["failed"], 0);
+  EXPECT_EQ(replayed.report["events"], json::array());
+  EXPECT_NE(replayed.program.err.find("the recording is complete"), std::string::npos)
+      << replayed.program.err;
+  EXPECT_NE(replayed.program.err.find(" replayed, 0 mismatches"), std::string::npos)
+      << replayed.program.err;
+  EXPECT_NE(replayed.program.err.find("protects nothing"), std::string::npos);
+}
+
+TEST_F(ReplayTest, AStepThatWasNotRecordedIsNoticedAndComputed) {
+  const std::string model = make_model("resnet20");
+  const ReplayRun computed = run(model, 4 * 8 + 2, program("tempo-worker-lab"));
+  const ReplayRun replayed = run(model, 4 * 8 + 2, replaying_worker());  // the last batch is small
+  EXPECT_TRUE(replayed.operands == computed.operands);
+  EXPECT_EQ(replayed.report["loss"], computed.report["loss"]);
+  EXPECT_EQ(replayed.report["checks"]["failed"], 0);
+  EXPECT_NE(replayed.program.err.find("replay: mismatch 1: a product of "), std::string::npos)
+      << replayed.program.err;
+}
+
+TEST_F(ReplayTest, ResultsComeNoSoonerThanTheModelledDeviceHasThem) {
+  const std::string device = (work_ / "slow.toml").string();
+  std::ofstream(device) << "tflops = 1000\nmemory_gb_s = 1000\nlaunch_us = 2000\n"
+                           "link_to_device_gb_s = 1000\nlink_from_device_gb_s = 1000\n"
+                           "link_latency_us = 0\n";
+  const ReplayRun slow = run(make_model("resnet20"), 4 * 4, replaying_worker(device));
+  EXPECT_EQ(slow.report["checks"]["failed"], 0);
+  const std::string& log = slow.program.err;
+  const auto at = log.find(" products computed, ");
+  ASSERT_NE(at, std::string::npos) << log;
+  const double replayed = std::stod(log.substr(at + std::strlen(" products computed, ")));
+  EXPECT_GT(replayed, 100);
+  EXPECT_GE(slow.report["train_s"].get<double>(), 2e-3 * replayed);
+}
+
+TEST_F(ProcessTest, AReplayingWorkerRefusesANetwork) {
+  const ProgramResult refused =
+      work_.run({program("tempo-worker-lab"), "--listen", "tcp://127.0.0.1:0", "--device", "replay",
+                 "--replay-model", TEMPO_DEVICES + std::string("/rtx4090-pcie4.toml")});
+  EXPECT_EQ(refused.exit_code, static_cast<int>(ErrorCode::kUsage));
+  EXPECT_NE(refused.err.find("--device replay"), std::string::npos) << refused.err;
+  const ProgramResult product = work_.run({program("tempo-worker"), "--listen",
+                                           "unix:" + (work_ / "w").string(), "--device", "replay"});
+  EXPECT_EQ(product.exit_code, static_cast<int>(ErrorCode::kUsage)) << product.err;
+}
+
 TEST_F(ProcessTest, AWorkerSeesNoOperandBiasLabelLossOrNameInClear) {
   const std::string model = make_model("resnet20");
   std::map<std::string, double> share;  // of non-zero floats that are also in clear, by scheme

@@ -38,7 +38,11 @@ struct Flags {
   bool exit_with_parent = false;
 };
 
-void add_flags(CLI::App& app, Flags& flags) {
+void add_flags(CLI::App& app, Flags& flags, const WorkerExtension* extension) {
+  std::vector<std::string> devices{"cpu"};
+  if (extension != nullptr) {
+    for (std::string& name : extension->devices()) devices.push_back(std::move(name));
+  }
   app.add_option("--listen", flags.listen,
                  "where the off-loader connects: unix:PATH or tcp://HOST:PORT; may be repeated")
       ->required()
@@ -59,7 +63,7 @@ void add_flags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--device", flags.device, "what computes")
-      ->check(CLI::IsMember({"cpu"}))
+      ->check(CLI::IsMember(devices))
       ->capture_default_str();
   app.add_option("--log-level", flags.log_level, "what to log on stderr")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
@@ -199,10 +203,20 @@ Status check(const Settings& settings, const TaskExecutor& executor, Device& dev
   return {};
 }
 
+Result<std::unique_ptr<Device>> make_device(const Flags& flags, const Settings& settings,
+                                            WorkerExtension* extension) {
+  if (flags.device != "cpu") {
+    return extension->make_device(flags.device, flags.threads, settings.listen);
+  }
+  return std::unique_ptr<Device>(std::make_unique<CpuDevice>(flags.threads));
+}
+
 Status run(const Flags& flags, WorkerExtension* extension, int parent) {
   const auto settings = read_settings(flags);
   if (!settings) return settings.error();
-  CpuDevice device(flags.threads);
+  auto made_device = make_device(flags, *settings, extension);
+  if (!made_device) return made_device.error();
+  Device& device = **made_device;
   const auto limits = parse_memory(flags.memory, device);
   if (!limits) return limits.error();
   std::unique_ptr<WorkerHooks> hooks;
@@ -235,7 +249,7 @@ int worker_main(int argc, char** argv, const char* name, WorkerExtension* extens
   Flags flags;
   CLI::App app("Keeps encoded operands and multiplies them for an off-loader.", name);
   app.set_version_flag("--version", std::string(name) + " " + TEMPO_VERSION);
-  add_flags(app, flags);
+  add_flags(app, flags, extension);
   if (extension != nullptr) extension->add_flags(app);
   try {
     app.parse(argc, argv);
