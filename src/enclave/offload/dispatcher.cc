@@ -25,11 +25,12 @@ double seconds(Dispatcher::Clock::duration duration) {
 }  // namespace
 
 Dispatcher::Dispatcher(WorkerLink& link, EngineStats& stats, TimeLedger& ledger,
-                       const Patience& patience)
+                       const Patience& patience, Now now)
     : link_(link),
       stats_(stats),
       ledger_(ledger),
       patience_(patience),
+      now_(std::move(now)),
       workers_(link.workers().size()) {
   stats_.workers.resize(workers_.size());
   for (std::size_t w = 0; w < workers_.size(); ++w) {
@@ -102,7 +103,7 @@ void Dispatcher::admit(const WorkerJoin& join) {
   joined.info = join.info;
   joined.epoch = join.epoch;
   joined.outstanding = worker.outstanding;
-  joined.since = Clock::now();
+  joined.since = now_();
   worker = joined;
   WorkerStats& stats = stats_.workers[join.worker];
   stats.device = sanitised(join.info.device, sizeof(join.info.device));
@@ -160,7 +161,7 @@ void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
       stats_.bytes_to_workers += payload_bytes;
       ++stats_.workers[pending.worker].tasks;
       Worker& worker = workers_[pending.worker];
-      if (worker.outstanding++ == 0) worker.since = Clock::now();
+      if (worker.outstanding++ == 0) worker.since = now_();
       worker.outstanding_work += work;
       return;
     }
@@ -179,7 +180,7 @@ void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
 
 Dispatcher::Clock::time_point Dispatcher::deadline(int worker) const {
   const Worker& w = workers_[worker];
-  const Clock::time_point now = Clock::now();
+  const Clock::time_point now = now_();
   if (!w.speed) return now + patience_.first;
   const double expected_s =
       std::min(kPatience * w.outstanding_work / *w.speed, seconds(patience_.stall));
@@ -201,7 +202,7 @@ void Dispatcher::drop(int worker, std::uint64_t first, std::uint64_t last) {
 // The task is no longer outstanding.
 void Dispatcher::settle(const Pending& pending, bool is_done) {
   Worker& worker = workers_[pending.worker];
-  const Clock::time_point now = Clock::now();
+  const Clock::time_point now = now_();
   worker.busy_s += seconds(now - worker.since);
   worker.since = now;
   worker.outstanding -= 1;
@@ -233,7 +234,7 @@ void Dispatcher::handle(const Completion& completion) {
 }
 
 void Dispatcher::retire_stalled() {
-  const Clock::time_point now = Clock::now();
+  const Clock::time_point now = now_();
   std::vector<bool> is_stalled(workers_.size(), false);
   for (std::size_t w = 0; w < workers_.size(); ++w) {
     is_stalled[w] = workers_[w].outstanding > 0 && now - workers_[w].since > patience_.stall;
@@ -263,7 +264,7 @@ void Dispatcher::poll(Clock::time_point until) {
   while (!broken_) {
     std::chrono::milliseconds wait{0};
     if (!handled && !pending_.empty()) {
-      const Clock::time_point now = Clock::now();
+      const Clock::time_point now = now_();
       const auto left = until > now ? until - now : Clock::duration::zero();
       wait = std::chrono::ceil<std::chrono::milliseconds>(
           std::min<Clock::duration>({left, kSlice, patience_.stall}));
@@ -283,7 +284,7 @@ void Dispatcher::poll(Clock::time_point until) {
     }
     if (handled) return;
     retire_stalled();
-    if (pending_.empty() || Clock::now() >= until) return;
+    if (pending_.empty() || now_() >= until) return;
   }
 }
 

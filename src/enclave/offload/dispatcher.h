@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -39,9 +40,11 @@ struct Patience {
 class Dispatcher {
  public:
   using Clock = std::chrono::steady_clock;
+  using Now = std::function<Clock::time_point()>;
 
-  // All must outlive the dispatcher.
-  Dispatcher(WorkerLink& link, EngineStats& stats, TimeLedger& ledger, const Patience& patience);
+  // All must outlive the dispatcher. now: what time it is; simulations have one of their own.
+  Dispatcher(WorkerLink& link, EngineStats& stats, TimeLedger& ledger, const Patience& patience,
+             Now now = Clock::now);
   // Abandons what is outstanding.
   ~Dispatcher();
   Dispatcher(const Dispatcher&) = delete;
@@ -99,6 +102,7 @@ class Dispatcher {
   void poll(Clock::time_point until);
 
   std::uint64_t next_id() { return next_id_++; }
+  Clock::time_point now() const { return now_(); }
 
  private:
   struct Worker {
@@ -135,6 +139,7 @@ class Dispatcher {
   EngineStats& stats_;
   TimeLedger& ledger_;
   const Patience patience_;
+  const Now now_;
   std::vector<Worker> workers_;
   std::unordered_map<std::uint64_t, Pending> pending_;
   std::uint64_t next_id_ = 1;

@@ -404,8 +404,8 @@ Status OffloadEngine::work_until(OffloadCall& call, bool (OffloadCall::*is_over)
       res_.dispatcher->poll();
       continue;
     }
-    res_.dispatcher->poll(Dispatcher::Clock::now() + kLateCheckInterval);
-    if (Dispatcher::Clock::now() - late_check_ > kLateCheckInterval) replace_late_attempts();
+    res_.dispatcher->poll(res_.dispatcher->now() + kLateCheckInterval);
+    if (res_.dispatcher->now() - late_check_ > kLateCheckInterval) replace_late_attempts();
   }
   if (fatal_) return *fatal_;
   return {};
@@ -445,7 +445,7 @@ bool OffloadEngine::ask(OffloadCall& call, int unit, int worker) {
 // A late answer still counts if it is the first to pass its check; meanwhile somebody else is asked
 // for the same, in the same bytes, or the enclave does it.
 void OffloadEngine::replace_late_attempts() {
-  const auto now = late_check_ = Dispatcher::Clock::now();
+  const auto now = late_check_ = res_.dispatcher->now();
   for (const auto& call : calls_) {
     for (int unit = 0; unit < static_cast<int>(call->units.size()) && !fatal_; ++unit) {
       Unit& waiting = call->units[unit];
