@@ -14,7 +14,7 @@ using std::chrono::seconds;
 
 constexpr std::uint64_t kMaxPolls = 200000;
 constexpr std::size_t kMostWorkers = 6;
-constexpr std::uint64_t kClaimedMemory = std::uint64_t{1} << 30;
+constexpr std::uint64_t kUsualMemory = std::uint64_t{1} << 30;
 constexpr RelayLimits kRelayLimits{std::uint64_t{1} << 18, std::uint64_t{1} << 17, 6};
 
 const char* name_of(Verb verb) {
@@ -51,11 +51,10 @@ SimulatedLink::SimulatedLink(int workers, const Limits& limits, const Faults& fa
       device_(1),
       workers_(static_cast<std::size_t>(workers)),
       free_bytes_(limits.shared_bytes) {
-  WorkerInfo info;
-  info.memory_limit_bytes = kClaimedMemory;
-  std::strncpy(info.device, "simulated", sizeof(info.device) - 1);
-  infos_.assign(workers_.size(), info);
-  for (std::uint32_t w = 0; w < workers_.size(); ++w) start(w);
+  for (std::uint32_t w = 0; w < workers_.size(); ++w) {
+    infos_.push_back(claim());
+    start(w);
+  }
 }
 
 SimulatedLink::Bytes SimulatedLink::aligned_bytes(std::uint64_t size) {
@@ -80,13 +79,23 @@ nanoseconds SimulatedLink::latency() {
 
 // ---- workers that come and go ------------------------------------------------------------------
 
+WorkerInfo SimulatedLink::claim() {
+  WorkerInfo info;
+  info.memory_limit_bytes = kUsualMemory;
+  if (happens(faults_.claim)) {
+    info.memory_limit_bytes = ~std::uint64_t{0} >> random_.between(0, 56);
+  }
+  std::strncpy(info.device, "simulated", sizeof(info.device) - 1);
+  return info;
+}
+
 void SimulatedLink::start(std::uint32_t index) {
   Worker& worker = workers_[index];
   worker.is_gone = false;
   worker.is_cheat = faults_.cheat > 0 && random_.unit() < 0.5;
   worker.ns_per_multiply_add = std::exp(random_.normal());
   if (happens(faults_.slow)) worker.ns_per_multiply_add *= std::pow(10, random_.between(1, 5));
-  StoreLimits limits{kClaimedMemory};
+  StoreLimits limits{kUsualMemory};
   if (happens(faults_.memory)) limits.bytes = std::uint64_t{1} << random_.between(10, 16);
   worker.executor = std::make_unique<TaskExecutor>(device_, limits, nullptr);
   worker.relay.reset();
@@ -114,12 +123,13 @@ void SimulatedLink::lose(std::uint32_t index, const char* why) {
   if (happens(faults_.join)) {  // at once
     ++worker.epoch;
     start(index);
-    joins_.push_back({index, worker.epoch, infos_[0]});
+    joins_.push_back({index, worker.epoch, claim()});
   }
 }
 
 void SimulatedLink::begin_step() {
   tasks_ = polls_ = 0;
+  jumped_s_ = 0;
   payloads_.clear();
   for (std::uint32_t w = 0; w < workers_.size(); ++w) {
     Worker& worker = workers_[w];
@@ -127,7 +137,7 @@ void SimulatedLink::begin_step() {
       ++worker.epoch;
       if (worker.is_gone) start(w);
       history_.note("worker %u is said to join, epoch %u", w, worker.epoch);
-      joins_.push_back({w, worker.epoch, infos_[0]});
+      joins_.push_back({w, worker.epoch, claim()});
     }
   }
   if (workers_.size() < kMostWorkers && happens(faults_.join)) {
@@ -135,7 +145,7 @@ void SimulatedLink::begin_step() {
     workers_.back().epoch = 1;
     const auto index = static_cast<std::uint32_t>(workers_.size() - 1);
     start(index);
-    joins_.push_back({index, 1, infos_[0]});
+    joins_.push_back({index, 1, claim()});
   }
 }
 
@@ -202,6 +212,11 @@ void SimulatedLink::abandon(std::uint64_t request) {
 
 Result<std::optional<Completion>> SimulatedLink::poll(int timeout_ms) {
   history_.advance_to(history_.now() + microseconds(1));
+  if (happens(faults_.clock_jump)) {
+    history_.note("the clock jumps");
+    history_.advance_to(history_.now() + seconds(3600));
+    jumped_s_ += 3600;
+  }
   if (++polls_ > kMaxPolls) has_run_away_ = is_broken_ = true;
   if (is_broken_)
     return Error{ErrorCode::kProtocol, "the simulated link is broken", "", "", "", ""};
@@ -316,7 +331,7 @@ Completion SimulatedLink::execute(std::uint32_t index, const Task& task, const s
                                   std::byte* result) {
   Worker& worker = workers_[index];
   Completion completion = worker.executor->execute(task, payload, result);
-  completion.compute_us = 1;
+  completion.compute_us = random_u32(random_);
   double multiply_adds = 0;
   if (task.verb == Verb::kMultiply) multiply_adds = 64.0 * task.rows * task.cols;
   worker.free_at = std::max(worker.free_at, history_.now()) +

@@ -34,6 +34,7 @@ struct Faults {
   double slow = 0;    // of a worker: takes up to 10^5 times as long
   double cheat = 0;   // of a worker's products
   double memory = 0;  // of a worker: has less memory than it says
+  double claim = 0;   // of a worker: says anything of its memory
   // network, off-loader
   double delay = 0;        // a task or an answer takes up to a minute
   double lose_answer = 0;  // for good
@@ -48,6 +49,7 @@ struct Faults {
   double break_link = 0;
   double false_join = 0;  // of a worker, every step
   double join = 0;        // of a worker that is gone or new, every step
+  double clock_jump = 0;  // of a poll: an hour passes at once
   // streams of bytes
   double cut_stream = 0;      // a connection ends in the middle of a frame; of a chunk
   double corrupt_stream = 0;  // of a chunk
@@ -84,6 +86,8 @@ class SimulatedLink final : public WorkerLink {
   bool was_falsified(int worker) const {
     return workers_[static_cast<std::size_t>(worker)].is_false;
   }
+  // By how much the clock jumped.
+  double jumped_s() const { return jumped_s_; }
   std::uint64_t faults_done() const { return faults_done_; }
 
   const std::vector<WorkerInfo>& workers() const override { return infos_; }
@@ -154,6 +158,7 @@ class SimulatedLink final : public WorkerLink {
   bool happens(double rate);
   std::chrono::nanoseconds latency();
   void start(std::uint32_t index);
+  WorkerInfo claim();
   void lose(std::uint32_t index, const char* why);
   void complete(std::uint64_t request, const Completion& completion, Time time);
   void fail(std::uint64_t request, TaskStatus status);
@@ -191,6 +196,7 @@ class SimulatedLink final : public WorkerLink {
   std::uint64_t faults_done_ = 0;
   std::uint64_t next_request_ = 1;
   std::uint32_t next_slot_ = 0;
+  double jumped_s_ = 0;
   bool is_broken_ = false;
   bool has_run_away_ = false;
 };
