@@ -5,8 +5,8 @@ set_target_properties(simulation PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BIN
 target_include_directories(simulation PRIVATE ${PROJECT_SOURCE_DIR})
 target_link_libraries(simulation PRIVATE tempo_offload tempo_offloader tempo_worker)
 
-add_test(NAME simulation COMMAND simulation 1 300)
+add_test(NAME simulation COMMAND simulation 1 500)
 set_tests_properties(simulation PROPERTIES LABELS fast TIMEOUT 120)
-add_test(NAME simulation_many COMMAND simulation 1000 5000)
+add_test(NAME simulation_many COMMAND simulation 1000 20000)
 set_tests_properties(simulation_many PROPERTIES LABELS slow TIMEOUT 1800)
 set_tests_properties(simulation simulation_many PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive)

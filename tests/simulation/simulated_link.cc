@@ -91,7 +91,7 @@ WorkerInfo SimulatedLink::claim() {
 
 void SimulatedLink::start(std::uint32_t index) {
   Worker& worker = workers_[index];
-  worker.is_gone = false;
+  worker.is_gone = worker.is_disturbed = false;
   worker.is_cheat = faults_.cheat > 0 && random_.unit() < 0.5;
   worker.ns_per_multiply_add = std::exp(random_.normal());
   if (happens(faults_.slow)) worker.ns_per_multiply_add *= std::pow(10, random_.between(1, 5));
@@ -135,6 +135,7 @@ void SimulatedLink::begin_step() {
     Worker& worker = workers_[w];
     if (worker.is_gone ? happens(faults_.join) : happens(faults_.false_join)) {
       ++worker.epoch;
+      worker.is_disturbed = true;
       if (worker.is_gone) start(w);
       history_.note("worker %u is said to join, epoch %u", w, worker.epoch);
       joins_.push_back({w, worker.epoch, claim()});
@@ -150,7 +151,10 @@ void SimulatedLink::begin_step() {
 }
 
 std::vector<WorkerJoin> SimulatedLink::joins() {
-  for (const WorkerJoin& join : joins_) workers_[join.worker].used_epoch = join.epoch;
+  for (const WorkerJoin& join : joins_) {
+    workers_[join.worker].used_epoch = join.epoch;
+    workers_[join.worker].has_failed = false;
+  }
   return std::exchange(joins_, {});
 }
 
@@ -199,7 +203,11 @@ Result<std::optional<std::uint64_t>> SimulatedLink::submit(Task task, const Slot
                 number(task.request), name_of(task.verb), task.worker, task.rows, task.cols,
                 number(task.a), number(task.b), number(task.result), task.flags);
   Time arrival = history_.now() + latency();
-  if (!happens(faults_.misorder)) arrival = std::max(arrival, worker.last_arrival);
+  if (happens(faults_.misorder)) {
+    worker.is_disturbed = true;
+  } else {
+    arrival = std::max(arrival, worker.last_arrival);
+  }
   worker.last_arrival = arrival;
   events_.emplace(arrival, Event{What::kArrives, task.request, task.worker, {}});
   return std::optional<std::uint64_t>{task.request};
@@ -228,6 +236,9 @@ Result<std::optional<Completion>> SimulatedLink::poll(int timeout_ms) {
       completed_.pop_front();
       const auto at = requests_.find(completion.request);
       const Request& request = at->second;
+      Worker& worker = workers_[request.task.worker];
+      const bool is_of_before = request.epoch != worker.used_epoch;
+      worker.has_failed |= completion.status != TaskStatus::kOk && !is_of_before;
       if (request.payload) release(*request.payload);
       if (request.reply && request.is_abandoned) release(*request.reply);
       requests_.erase(at);
@@ -292,6 +303,7 @@ void SimulatedLink::arrive(std::uint64_t number_) {
   }
   if (happens(faults_.false_status)) {
     const auto status = static_cast<TaskStatus>(random_.between(1, 4));
+    worker.is_disturbed = true;
     history_.note("%llu: answered with status %u that is not true", number(number_),
                   static_cast<unsigned>(status));
     return fail(number_, status);
@@ -299,7 +311,7 @@ void SimulatedLink::arrive(std::uint64_t number_) {
   const Completion done{number_, TaskStatus::kOk, 1, task.reply_bytes(), 0};
   if (happens(faults_.lose_task)) {
     history_.note("%llu: never done, answered as if", number(number_));
-    worker.is_false = true;
+    worker.is_false = worker.is_disturbed = true;
     return complete(number_, done, history_.now());
   }
   const std::byte* payload = request.payload ? request.payload->data : nullptr;
@@ -339,6 +351,11 @@ Completion SimulatedLink::execute(std::uint32_t index, const Task& task, const s
   if (completion.status != TaskStatus::kOk) {
     history_.note("%llu: worker %u says status %u", number(task.request), index,
                   static_cast<unsigned>(completion.status));
+    const bool has_room = completion.status != TaskStatus::kOutOfMemory;
+    if (has_room && !worker.is_disturbed && !impossible_task_) {
+      impossible_task_ = "task " + std::to_string(task.request) + " cannot be done";
+    }
+    worker.is_disturbed = true;
   } else if (task.reply_bytes() > 0 && worker.is_cheat && happens(faults_.cheat)) {
     cheat(index, task, result);
   }
@@ -487,7 +504,7 @@ bool SimulatedLink::write_stream(std::uint32_t index, RelayCore& core, Stream& s
     if (happens(faults_.corrupt_stream)) {
       const auto at = random_below(random_, static_cast<std::uint32_t>(bytes.size()));
       bytes[at] ^= static_cast<std::byte>(random_.between(1, 255));
-      workers_[index].is_false = true;
+      workers_[index].is_false = workers_[index].is_disturbed = true;
       history_.note("a byte to or from worker %u is changed", index);
     }
     if (happens(faults_.cut_stream)) return false;

@@ -86,6 +86,12 @@ class SimulatedLink final : public WorkerLink {
   bool was_falsified(int worker) const {
     return workers_[static_cast<std::size_t>(worker)].is_false;
   }
+  // Whether the enclave was told that a task of the worker that it knows there failed.
+  bool has_failed(int worker) const {
+    return workers_[static_cast<std::size_t>(worker)].has_failed;
+  }
+  // A task that a worker could not do, although all before it had reached it as they were sent.
+  const std::optional<std::string>& impossible_task() const { return impossible_task_; }
   // By how much the clock jumped.
   double jumped_s() const { return jumped_s_; }
   std::uint64_t faults_done() const { return faults_done_; }
@@ -138,6 +144,8 @@ class SimulatedLink final : public WorkerLink {
   struct Worker {
     bool is_gone = false;
     bool is_false = false;
+    bool is_disturbed = false;  // not all tasks reached it, or not as they were sent
+    bool has_failed = false;    // in the epoch that the enclave knows of
     std::uint32_t epoch = 0;
     std::uint32_t used_epoch = 0;  // that the enclave knows of
     Time last_arrival;             // of a task
@@ -197,6 +205,7 @@ class SimulatedLink final : public WorkerLink {
   std::uint64_t next_request_ = 1;
   std::uint32_t next_slot_ = 0;
   double jumped_s_ = 0;
+  std::optional<std::string> impossible_task_;
   bool is_broken_ = false;
   bool has_run_away_ = false;
 };

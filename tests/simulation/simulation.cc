@@ -113,7 +113,7 @@ class Run {
   std::optional<std::string> failure() {
     const Faults faults = draw_faults(network_);
     const int workers = network_.between(1, 4);
-    const SimulatedLink::Limits limits{std::uint64_t{1} << network_.between(17, 20),
+    const SimulatedLink::Limits limits{std::uint64_t{1} << network_.between(15, 20),
                                        static_cast<std::size_t>(network_.between(4, 40))};
     link_ = std::make_unique<SimulatedLink>(workers, limits, faults, network_, history_);
     std::optional<std::string> why = steps(faults);
@@ -262,6 +262,10 @@ class Run {
       if (is_tampered && !link_->was_falsified(event.worker)) {
         return "worker " + std::to_string(event.worker) + " is accused and did nothing";
       }
+      if (event.kind == EngineEvent::Kind::kLost && event.worker >= 0 &&
+          !link_->has_failed(event.worker) && event.detail.rfind("no answer", 0) != 0) {
+        return "worker " + std::to_string(event.worker) + " is given up and did not fail";
+      }
       if (event.kind != EngineEvent::Kind::kJoined && link_->faults_done() == 0) {
         return "worker " + std::to_string(event.worker) + " is given up, and there was no fault";
       }
@@ -301,6 +305,7 @@ class Run {
     totals_.most_tasks_of_bound = std::max(totals_.most_tasks_of_bound, of_tasks);
     totals_.most_polls = std::max(totals_.most_polls, link_->polls());
     if (link_->has_run_away()) return "polls without end";
+    if (link_->impossible_task()) return link_->impossible_task();
     if (of_time > 1) return "a step of " + std::to_string(step_s) + " s";
     if (of_tasks > 1) return std::to_string(link_->tasks()) + " tasks in a step";
     return std::nullopt;
