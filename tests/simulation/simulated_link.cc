@@ -203,8 +203,8 @@ Result<std::optional<std::uint64_t>> SimulatedLink::submit(Task task, const Slot
                 number(task.request), name_of(task.verb), task.worker, task.rows, task.cols,
                 number(task.a), number(task.b), number(task.result), task.flags);
   Time arrival = history_.now() + latency();
-  if (happens(faults_.misorder)) {
-    worker.is_disturbed = true;
+  if (happens(faults_.misorder)) {  // sums on the worker may come out wrong
+    worker.is_disturbed = worker.is_false = true;
   } else {
     arrival = std::max(arrival, worker.last_arrival);
   }

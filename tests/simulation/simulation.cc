@@ -113,8 +113,8 @@ class Run {
   std::optional<std::string> failure() {
     const Faults faults = draw_faults(network_);
     const int workers = network_.between(1, 4);
-    const SimulatedLink::Limits limits{std::uint64_t{1} << network_.between(15, 20),
-                                       static_cast<std::size_t>(network_.between(4, 40))};
+    const SimulatedLink::Limits limits{std::uint64_t{1} << network_.between(13, 18),
+                                       static_cast<std::size_t>(network_.between(4, 64))};
     link_ = std::make_unique<SimulatedLink>(workers, limits, faults, network_, history_);
     std::optional<std::string> why = steps(faults);
     engine_.reset();
