@@ -14,7 +14,8 @@ std::string sanitised(const char* text, std::size_t limit) {
   return out;
 }
 
-constexpr double kPatience = 8;  // times the time that an answer should take
+constexpr std::chrono::milliseconds kSlice{200};  // of waiting
+constexpr double kPatience = 8;                   // times the time that an answer should take
 // How far a measured speed moves towards the last step's.
 constexpr double kSpeedUpdate = 0.3;
 
@@ -149,7 +150,7 @@ void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
                         work,
                         workers_[task.worker].epoch};
   const std::uint64_t payload_bytes = task.payload_bytes();
-  bool has_waited = false;
+  std::optional<Clock::time_point> given_up;
   while (!broken_) {
     auto request = link_.submit(task, payload ? &*payload : nullptr, reply ? &*reply : nullptr);
     if (!request.ok()) {
@@ -165,13 +166,22 @@ void Dispatcher::submit(Task task, const std::optional<Slot>& payload,
       worker.outstanding_work += work;
       return;
     }
-    if (pending_.empty() && std::exchange(has_waited, true)) {
-      // Full of tasks that were given up, and nothing moves.
+    if (!pending_.empty()) {
+      poll(Clock::time_point::max());
+      continue;
+    }
+    // Full of tasks that were given up. What one worker keeps is no reason to lose the others, as
+    // long as something moves in time.
+    if (!given_up) given_up = now_() + patience_.stall;
+    const bool is_over = now_() >= *given_up;
+    const TimeScope scope(ledger_, TimeKind::kWaiting);
+    const auto completion = link_.poll(is_over ? 0 : static_cast<int>(kSlice.count()));
+    if (!completion.ok()) {
+      break_channel(completion.error());
+    } else if (is_over && !completion->has_value()) {
       break_channel({ErrorCode::kProtocol, "the off-loader does not serve its queue", "", "", "",
                      "see the off-loader's own message, if any"});
-      break;
     }
-    poll(Clock::time_point::max());
   }
   if (sink != nullptr) {
     sink->on_completion(tag, pending.worker, {0, TaskStatus::kWorkerLost, 0, 0, 0}, reply);
@@ -259,7 +269,6 @@ void Dispatcher::retire_stalled() {
 }
 
 void Dispatcher::poll(Clock::time_point until) {
-  constexpr std::chrono::milliseconds kSlice{200};
   bool handled = false;
   while (!broken_) {
     std::chrono::milliseconds wait{0};
