@@ -50,7 +50,9 @@ SimulatedLink::SimulatedLink(int workers, const Limits& limits, const Faults& fa
       history_(history),
       device_(1),
       workers_(static_cast<std::size_t>(workers)),
-      free_bytes_(limits.shared_bytes) {
+      free_bytes_(limits.shared_bytes),
+      last_poll_(history.now()),
+      last_completion_(history.now()) {
   for (std::uint32_t w = 0; w < workers_.size(); ++w) {
     infos_.push_back(claim());
     start(w);
@@ -230,8 +232,10 @@ Result<std::optional<Completion>> SimulatedLink::poll(int timeout_ms) {
     return Error{ErrorCode::kProtocol, "the simulated link is broken", "", "", "", ""};
   const Time until = history_.now() + std::chrono::milliseconds(timeout_ms);
   for (;;) {
+    last_poll_ = history_.now();
     run_due();
     if (!completed_.empty()) {
+      last_completion_ = history_.now();
       const Completion completion = completed_.front();
       completed_.pop_front();
       const auto at = requests_.find(completion.request);

@@ -92,6 +92,10 @@ class SimulatedLink final : public WorkerLink {
   }
   // A task that a worker could not do, although all before it had reached it as they were sent.
   const std::optional<std::string>& impossible_task() const { return impossible_task_; }
+  // From the last completion to the last poll.
+  double idle_s() const {
+    return std::chrono::duration<double>(last_poll_ - last_completion_).count();
+  }
   // By how much the clock jumped.
   double jumped_s() const { return jumped_s_; }
   std::uint64_t faults_done() const { return faults_done_; }
@@ -205,6 +209,7 @@ class SimulatedLink final : public WorkerLink {
   std::uint64_t next_request_ = 1;
   std::uint32_t next_slot_ = 0;
   double jumped_s_ = 0;
+  Time last_poll_, last_completion_;
   std::optional<std::string> impossible_task_;
   bool is_broken_ = false;
   bool has_run_away_ = false;

@@ -41,6 +41,7 @@ constexpr int kSteps = 4;
 // has at most as long as it takes to be given up; then the enclave does it.
 constexpr int kIssues = 3;
 constexpr double kIssueS = 20.4;  // Patience::stall, and the time in which lateness is noticed
+constexpr int kQueueWaits = 1;    // as long each: until a queue full of lost tasks is given up
 
 struct Totals {
   std::uint64_t steps = 0;
@@ -262,6 +263,10 @@ class Run {
       if (is_tampered && !link_->was_falsified(event.worker)) {
         return "worker " + std::to_string(event.worker) + " is accused and did nothing";
       }
+      if (event.worker < 0 && !link_->is_broken() && link_->jumped_s() == 0 &&
+          link_->idle_s() < std::chrono::duration<double>(Patience{}.stall).count()) {
+        return "the off-loader is given up and was not idle";
+      }
       if (event.kind == EngineEvent::Kind::kLost && event.worker >= 0 &&
           !link_->has_failed(event.worker) && event.detail.rfind("no answer", 0) != 0) {
         return "worker " + std::to_string(event.worker) + " is given up and did not fail";
@@ -298,7 +303,7 @@ class Run {
       tasks +=
           kIssues * (5 * tiles + 8 * tiles + static_cast<double>(op.groups.size())) + 2 * tiles;
     }
-    const double of_time = step_s / (kIssues * kIssueS * passes);
+    const double of_time = step_s / ((kIssues + kQueueWaits) * kIssueS * passes);
     const double of_tasks = static_cast<double>(link_->tasks()) / tasks;
     totals_.longest_step_s = std::max(totals_.longest_step_s, step_s);
     totals_.longest_of_bound = std::max(totals_.longest_of_bound, of_time);
