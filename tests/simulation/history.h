@@ -2,6 +2,7 @@
 // The clock of a simulation, and what happened when. Nothing in a run depends on the real clock.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdarg>
 #include <cstdio>

@@ -31,7 +31,7 @@ const char* name_of(Verb verb) {
   return "?";
 }
 
-unsigned long long number(std::uint64_t value) {
+unsigned long long printable(std::uint64_t value) {
   return value;
 }
 
@@ -202,8 +202,8 @@ Result<std::optional<std::uint64_t>> SimulatedLink::submit(Task task, const Slot
   }
   if (reply != nullptr) request.reply = *reply;
   history_.note("%llu: %s to worker %u, %ux%u, a %llu b %llu result %llu flags %u",
-                number(task.request), name_of(task.verb), task.worker, task.rows, task.cols,
-                number(task.a), number(task.b), number(task.result), task.flags);
+                printable(task.request), name_of(task.verb), task.worker, task.rows, task.cols,
+                printable(task.a), printable(task.b), printable(task.result), task.flags);
   Time arrival = history_.now() + latency();
   if (happens(faults_.misorder)) {  // sums on the worker may come out wrong
     worker.is_disturbed = worker.is_false = true;
@@ -297,26 +297,26 @@ void SimulatedLink::fail(std::uint64_t request, TaskStatus status) {
   complete(request, {request, status, 0, 0, 0}, history_.now());
 }
 
-void SimulatedLink::arrive(std::uint64_t number_) {
-  Request& request = requests_.at(number_);
+void SimulatedLink::arrive(std::uint64_t id) {
+  Request& request = requests_.at(id);
   const Task& task = request.task;
   Worker& worker = workers_[task.worker];
   if (happens(faults_.crash)) lose(task.worker, "crashes before a task");
   if (worker.is_gone || request.epoch != worker.epoch) {
-    return fail(number_, TaskStatus::kWorkerLost);
+    return fail(id, TaskStatus::kWorkerLost);
   }
   if (happens(faults_.false_status)) {
     const auto status = static_cast<TaskStatus>(random_.between(1, 4));
     worker.is_disturbed = true;
-    history_.note("%llu: answered with status %u that is not true", number(number_),
+    history_.note("%llu: answered with status %u that is not true", printable(id),
                   static_cast<unsigned>(status));
-    return fail(number_, status);
+    return fail(id, status);
   }
-  const Completion done{number_, TaskStatus::kOk, 1, task.reply_bytes(), 0};
+  const Completion done{id, TaskStatus::kOk, 1, task.reply_bytes(), 0};
   if (happens(faults_.lose_task)) {
-    history_.note("%llu: never done, answered as if", number(number_));
+    history_.note("%llu: never done, answered as if", printable(id));
     worker.is_false = worker.is_disturbed = true;
-    return complete(number_, done, history_.now());
+    return complete(id, done, history_.now());
   }
   const std::byte* payload = request.payload ? request.payload->data : nullptr;
   if (payload != nullptr && happens(faults_.corrupt_payload)) {
@@ -327,19 +327,19 @@ void SimulatedLink::arrive(std::uint64_t number_) {
     const float value = static_cast<float>(random_.normal());
     std::memcpy(request.changed_payload.get() + at, &value, sizeof(value));
     worker.is_false = true;
-    history_.note("%llu: payload changed on its way", number(number_));
+    history_.note("%llu: payload changed on its way", printable(id));
   }
   if (worker.relay != nullptr) {
-    worker.relay->queue.push_back(number_);
+    worker.relay->queue.push_back(id);
     return pump(task.worker);
   }
   if (request.changed_payload != nullptr) payload = request.changed_payload.get();
   const Completion completion = execute(task.worker, task, payload, request.result.get());
   if (happens(faults_.crash)) {
-    fail(number_, TaskStatus::kWorkerLost);
+    fail(id, TaskStatus::kWorkerLost);
     return lose(task.worker, "crashes in a task");
   }
-  complete(number_, completion, worker.free_at);
+  complete(id, completion, worker.free_at);
   if (happens(faults_.crash)) lose(task.worker, "crashes after a task");
 }
 
@@ -353,7 +353,7 @@ Completion SimulatedLink::execute(std::uint32_t index, const Task& task, const s
   worker.free_at = std::max(worker.free_at, history_.now()) +
                    nanoseconds(std::llround(worker.ns_per_multiply_add * multiply_adds));
   if (completion.status != TaskStatus::kOk) {
-    history_.note("%llu: worker %u says status %u", number(task.request), index,
+    history_.note("%llu: worker %u says status %u", printable(task.request), index,
                   static_cast<unsigned>(completion.status));
     const bool has_room = completion.status != TaskStatus::kOutOfMemory;
     if (has_room && !worker.is_disturbed && !impossible_task_) {
@@ -401,7 +401,7 @@ void SimulatedLink::cheat(std::uint32_t index, const Task& task, std::byte* resu
   }
   std::memcpy(result, values.data(), task.reply_bytes());
   workers_[index].is_false = true;
-  history_.note("%llu: worker %u cheats, kind %d, row %u column %u", number(task.request), index,
+  history_.note("%llu: worker %u cheats, kind %d, row %u column %u", printable(task.request), index,
                 kind, row, column);
 }
 
@@ -416,11 +416,11 @@ void SimulatedLink::falsify(Request& request) {
     const auto& other = earlier[random_below(random_, static_cast<std::uint32_t>(earlier.size()))];
     std::memcpy(request.result.get(), other.data(), size);
     worker.is_false = true;
-    history_.note("%llu: an earlier result in its place", number(request.task.request));
+    history_.note("%llu: an earlier result in its place", printable(request.task.request));
   } else if (happens(faults_.stale)) {
     std::memcpy(request.result.get(), request.reply->data, size);
     worker.is_false = true;
-    history_.note("%llu: its result is not written", number(request.task.request));
+    history_.note("%llu: its result is not written", printable(request.task.request));
   } else if (happens(faults_.swap)) {
     for (const auto& [time, event] : events_) {  // only those that nobody writes any more
       if (event.what != What::kIsDone || event.completion.status != TaskStatus::kOk) continue;
@@ -428,8 +428,8 @@ void SimulatedLink::falsify(Request& request) {
       if (&other == &request || other.task.reply_bytes() != size) continue;
       std::swap(request.result, other.result);
       worker.is_false = workers_[other.task.worker].is_false = true;
-      history_.note("%llu: its result swapped with that of %llu", number(request.task.request),
-                    number(event.request));
+      history_.note("%llu: its result swapped with that of %llu", printable(request.task.request),
+                    printable(event.request));
       break;
     }
   }
@@ -443,7 +443,7 @@ void SimulatedLink::deliver(const Completion& completion) {
     falsify(request);
     std::memcpy(request.reply->data, request.result.get(), request.task.reply_bytes());
   }
-  history_.note("%llu: complete, status %u", number(completion.request),
+  history_.note("%llu: complete, status %u", printable(completion.request),
                 static_cast<unsigned>(completion.status));
   completed_.push_back(completion);
 }
