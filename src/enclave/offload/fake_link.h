@@ -13,7 +13,6 @@
 #include <memory>
 #include <optional>
 #include <set>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -28,6 +27,8 @@ class FakeLink final : public WorkerLink {
     Task task;
     std::vector<float> payload;
   };
+
+  using Clock = std::chrono::steady_clock;
 
   FakeLink(int workers, std::uint64_t shared_bytes, std::uint64_t worker_memory = 1ULL << 32)
       : free_bytes_(shared_bytes), max_slot_bytes_(shared_bytes / 4) {
@@ -49,6 +50,9 @@ class FakeLink final : public WorkerLink {
   std::vector<Received> received;
   std::size_t resident(int worker) const { return stores_[worker].size(); }
   std::size_t slots_in_use() const { return slots_.size(); }
+
+  // Time passes while somebody waits, and only then.
+  Clock::time_point now() const { return now_; }
 
   const std::vector<WorkerInfo>& workers() const override { return workers_; }
   std::vector<WorkerJoin> joins() override { return std::exchange(joins_, {}); }
@@ -88,7 +92,7 @@ class FakeLink final : public WorkerLink {
     task.request = next_request_++;
     const Completion done = run(task, payload, reply);
     Clock::time_point& free_at = free_at_[task.worker];
-    free_at = std::max(free_at, Clock::now()) + delay_of(task);
+    free_at = std::max(free_at, now_) + delay_of(task);
     queue_.push_back({done, reply ? std::optional<Slot>(*reply) : std::nullopt, task, free_at});
     if (payload != nullptr) release(*payload);
     return std::optional<std::uint64_t>{task.request};
@@ -98,15 +102,16 @@ class FakeLink final : public WorkerLink {
 
   Result<std::optional<Completion>> poll(int timeout_ms) override {
     if (broken) return Error{ErrorCode::kProtocol, "broken", {}, {}, {}, {}};
+    if (silent) now_ += std::chrono::milliseconds(timeout_ms);
     if (silent || (timeout_ms == 0 && is_lazy)) return std::optional<Completion>{};
-    const auto until = Clock::now() + std::chrono::milliseconds(timeout_ms);
+    const auto until = now_ + std::chrono::milliseconds(timeout_ms);
     for (;;) {
       auto next = queue_.end();
       for (auto at = queue_.begin(); at != queue_.end(); ++at) {
         if (withholds && withholds(at->task)) continue;
         if (next == queue_.end() || at->ready < next->ready) next = at;
       }
-      if (next != queue_.end() && next->ready <= Clock::now()) {
+      if (next != queue_.end() && next->ready <= now_) {
         const Answer answer = *next;
         queue_.erase(next);
         if (answer.reply && abandoned_.erase(answer.completion.request) > 0) {
@@ -114,8 +119,8 @@ class FakeLink final : public WorkerLink {
         }
         return std::optional<Completion>{answer.completion};
       }
-      if (timeout_ms == 0 || Clock::now() >= until) return std::optional<Completion>{};
-      std::this_thread::sleep_until(next == queue_.end() ? until : std::min(until, next->ready));
+      if (now_ >= until) return std::optional<Completion>{};
+      now_ = next == queue_.end() ? until : std::min(until, next->ready);
     }
   }
 
@@ -128,7 +133,6 @@ class FakeLink final : public WorkerLink {
   bool is_lazy = false;  // completes tasks only for a caller that waits
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Answer {
     Completion completion;
     std::optional<Slot> reply;
@@ -207,6 +211,7 @@ class FakeLink final : public WorkerLink {
   std::vector<WorkerJoin> joins_;
   std::map<std::uint32_t, AlignedBytes> slots_;
   std::deque<Answer> queue_;
+  Clock::time_point now_;
   std::map<std::uint32_t, Clock::time_point> free_at_;  // by worker
   std::uint32_t inner_ = 0;                             // of the last product
   std::set<std::uint64_t> abandoned_;
