@@ -205,12 +205,7 @@ class Run {
     const bool announces = network_.unit() < 0.7;
     const bool defers = network_.unit() < 0.7;
     TEMPO_RETURN_IF_ERROR(engine_->begin_step(mode));
-    for (std::size_t i = 0; i < ops_.size() && announces; ++i) {
-      if (ops_[i].of_activations) continue;
-      std::vector<const float*> weights;
-      for (const ForwardPart& part : tensors[i].forward_parts()) weights.push_back(part.weights);
-      engine_->announce(ops_[i], weights);
-    }
+    if (announces) announce_weights(*engine_, ops_, tensors);
     for (std::size_t i = 0; i < ops_.size(); ++i) {
       Tensors& t = tensors[i];
       TEMPO_RETURN_IF_ERROR(engine_->forward(ops_[i], t.input.data(), t.forward_parts()));

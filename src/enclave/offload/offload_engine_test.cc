@@ -56,12 +56,7 @@ class Job {
   // Weights are announced, and their gradients may come late, unless `overlaps` is false.
   Status step(std::vector<Tensors>& tensors, bool accumulate = false, bool overlaps = true) {
     TEMPO_RETURN_IF_ERROR(engine_->begin_step(StepMode::kTraining));
-    for (std::size_t i = 0; i < ops_.size() && overlaps; ++i) {
-      if (ops_[i].of_activations) continue;
-      std::vector<const float*> weights;
-      for (const ForwardPart& part : tensors[i].forward_parts()) weights.push_back(part.weights);
-      engine_->announce(ops_[i], weights);
-    }
+    if (overlaps) announce_weights(*engine_, ops_, tensors);
     for (std::size_t i = 0; i < ops_.size(); ++i) {
       Tensors& t = tensors[i];
       TEMPO_RETURN_IF_ERROR(engine_->forward(ops_[i], t.input.data(), t.forward_parts()));

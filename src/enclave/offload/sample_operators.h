@@ -171,4 +171,15 @@ inline double relative_error(const std::vector<float>& got, const std::vector<fl
 // fp32 products of these lengths differ by a few 1e-7 between summation orders.
 inline constexpr double kTolerance = 2e-6;
 
+// As an executor does at the start of a step.
+inline void announce_weights(LinearEngine& engine, const std::vector<LinearOp>& ops,
+                             std::vector<Tensors>& tensors) {
+  for (std::size_t i = 0; i < ops.size(); ++i) {
+    if (ops[i].of_activations) continue;
+    std::vector<const float*> weights;
+    for (const ForwardPart& part : tensors[i].forward_parts()) weights.push_back(part.weights);
+    engine.announce(ops[i], weights);
+  }
+}
+
 }  // namespace tempo
