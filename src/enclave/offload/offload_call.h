@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "enclave/offload/linear.h"
@@ -19,6 +20,8 @@ namespace tempo {
 
 inline constexpr std::uint64_t kNotResident = 0;
 
+using SharedChecks = std::shared_ptr<const ProductChecks>;
+
 // One offloaded operator from its forward, or the moment its weights are sent ahead, to its
 // backward.
 struct OperatorStep {
@@ -27,7 +30,7 @@ struct OperatorStep {
   std::vector<std::vector<std::uint64_t>> weight_id;  // [m-slice][worker]
   std::vector<std::vector<std::uint64_t>> input_id;   // [p-slice][worker]
   std::vector<int> group_of_tile;                     // -1: no weight gradient is wanted
-  std::vector<ProductChecks> gradient_checks;         // by group: of dW
+  std::vector<SharedChecks> gradient_checks;          // by group: of dW
   std::vector<InputProjections> projections;          // by tile
   std::vector<bool> gradient_checks_used;             // by group: a verdict was given with them
 };
@@ -39,8 +42,8 @@ struct Attempt {
   int worker = 0;
   std::chrono::steady_clock::time_point deadline;
   bool shares_vectors = false;         // forward: with other tiles of its m-slice
-  ProductChecks checks;                // of Z forward, of dW backward
-  ProductChecks input_checks;          // of dX
+  SharedChecks checks;                 // of Z forward, of dW backward
+  SharedChecks input_checks;           // of dX
   std::vector<ExpectedRows> expected;  // by tile of the unit: of Z forward, of dX backward
   ExpectedRows weight_expected;        // of dW
 };
@@ -64,9 +67,13 @@ struct Unit {
   }
 };
 
+// What a task's answer is: of a put, nothing but that it was done.
+enum class NoteKind : std::uint8_t { kPut, kOutput, kInputGradient, kWeightGradient };
+
 struct OffloadCall {
   struct TaskNote {
-    int kind, unit, tile;
+    NoteKind kind;
+    int unit, tile;
     std::uint32_t generation;
   };
 
@@ -83,7 +90,7 @@ struct OffloadCall {
   std::vector<ForwardPart> outputs;
   bool wants_moments = false;
   std::vector<bool> vectors_retired;   // by m-slice: tiles no longer have the same ones
-  std::vector<ProductChecks> vectors;  // by m-slice: those that its tiles share
+  std::vector<SharedChecks> vectors;   // by m-slice: those that its tiles share
   std::vector<ColumnMoments> moments;  // by tile
   // backward
   std::vector<BackwardPart> gradients;

@@ -51,6 +51,7 @@ struct EngineOptions {
   bool reuses_keys = false;
 };
 
+enum class NoteKind : std::uint8_t;
 struct Attempt;
 struct OffloadCall;
 struct OperatorStep;
@@ -109,7 +110,7 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   static Task weights_task(const OffloadCall& call, int m_slice, int worker);
   void put_weights(OffloadCall& call, int m_slice, int worker, const Slot& slot);
   void refresh_projections(OffloadCall& call, int unit);
-  static std::uint64_t note(OffloadCall& call, int kind, int unit, int tile,
+  static std::uint64_t note(OffloadCall& call, NoteKind kind, int unit, int tile,
                             std::uint32_t generation);
   static double work_of(const Task& product, std::int64_t inner);
   void do_inside(OffloadCall& call, int unit);
