@@ -64,8 +64,7 @@ Status RelayClient::did_read(std::size_t bytes) {
 Status RelayClient::begin_reply(const Completion& done) {
   // A task that is still being written has not been done, whatever the worker says: its payload's
   // memory must not be used again yet.
-  if (open_.empty() || open_.front().task.request != done.request ||
-      open_.front().number >= written_tasks_) {
+  if (open_.empty() || open_.front().task.request != done.request || awaits_own_write()) {
     return violation("a completion out of order");
   }
   Completion completion = done;
@@ -114,6 +113,10 @@ RelayWrites RelayClient::want_write() const {
 
 void RelayClient::did_write(std::size_t bytes) {
   outbox_.wrote(bytes, [this](bool is_task) { written_tasks_ += is_task ? 1 : 0; });
+}
+
+bool RelayClient::awaits_own_write() const {
+  return !open_.empty() && open_.front().number >= written_tasks_;
 }
 
 void RelayClient::say_alive() {

@@ -31,6 +31,7 @@ class RelayClient final : public RelayCore {
   Status did_read(std::size_t bytes) override;
   RelayWrites want_write() const override;
   void did_write(std::size_t bytes) override;
+  bool awaits_own_write() const override;
   void say_alive() override;
 
  private:

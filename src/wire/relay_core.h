@@ -90,6 +90,9 @@ class RelayCore {
   // No spans: nothing to write now.
   virtual RelayWrites want_write() const = 0;
   virtual void did_write(std::size_t bytes) = 0;
+  // Whether the peer's next bytes may answer something that is not known as written yet: then
+  // did_write() of what has been written comes before did_read().
+  virtual bool awaits_own_write() const = 0;
   // Says that this end is alive, when there is nothing else to write.
   virtual void say_alive() = 0;
 };

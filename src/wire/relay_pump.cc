@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <boost/asio/post.hpp>
 #include <utility>
@@ -17,6 +18,9 @@ using boost::system::error_code;
 using std::chrono::milliseconds;
 
 constexpr milliseconds kTick{250};
+// Then other connections have their turn.
+constexpr std::size_t kWorthWaking = std::size_t{256} << 10;
+constexpr std::size_t kReadAtOnce = std::size_t{8} << 20;
 
 Error lost(std::string what, std::string got = {}) {
   return {ErrorCode::kProtocol, std::move(what), "", "", std::move(got), ""};
@@ -98,34 +102,77 @@ void RelayPump::close() {
 
 void RelayPump::read() {
   if (reading_ || failed_) return;
-  std::span<std::byte> into;
-  {
-    const std::lock_guard lock(mutex_);
-    into = core_.want_read();
-    full_ = into.empty();
+  std::span<std::byte> into = want_read();
+  for (std::size_t read = 0; read < kReadAtOnce;) {
+    const std::size_t bytes = read_now(into);
+    if (bytes == 0) break;
+    if (!take_in(bytes)) return;
+    read += bytes;
+    into = want_read();
   }
   if (into.empty()) return;
+  wake_for(into.size());
   reading_ = true;
   stream_.read_some(into, [self = shared_from_this()](const error_code& error, std::size_t bytes) {
     self->on_read(error, bytes);
   });
 }
 
+// A long payload is worth waking for when a good piece of it is there.
+void RelayPump::wake_for(std::size_t bytes) {
+  if (stream_.tls() != nullptr) return;
+  const int wanted = static_cast<int>(std::min(bytes, kWorthWaking));
+  if (wanted == low_water_) return;
+  low_water_ = wanted;
+  ::setsockopt(stream_.socket().native_handle(), SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof(wanted));
+}
+
+std::span<std::byte> RelayPump::want_read() {
+  const std::lock_guard lock(mutex_);
+  const std::span<std::byte> into = core_.want_read();
+  full_ = into.empty();
+  return into;
+}
+
+// What is there already needs no turn of the loop for each piece. Zero: none is, or why not is for
+// read_some() to say.
+std::size_t RelayPump::read_now(std::span<std::byte> into) {
+  if (into.empty() || stream_.tls() != nullptr) return 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (writing_ && core_.awaits_own_write()) return 0;  // on_write() is on its way
+  }
+  const ssize_t got =
+      ::recv(stream_.socket().native_handle(), into.data(), into.size(), MSG_DONTWAIT);
+  return got > 0 ? static_cast<std::size_t>(got) : 0;
+}
+
 void RelayPump::on_read(const error_code& error, std::size_t bytes) {
   reading_ = false;
   if (failed_) return maybe_end();
   if (error) return fail(lost("the peer is gone", error.message()));
+  if (take_in(bytes)) read();
+}
+
+// False: the connection is at its end.
+bool RelayPump::take_in(std::size_t bytes) {
   heard_ = Clock::now();
-  // What was read may answer what another thread is just writing: it has to be known as written.
-  { const std::lock_guard sent(sending_); }
   Status status;
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    if (core_.awaits_own_write()) {  // write_now() is about to say that it has written that
+      lock.unlock();
+      const std::lock_guard sent(sending_);
+      lock.lock();
+    }
     status = core_.did_read(bytes);
   }
-  if (!status.ok()) return fail(status.error());
+  if (!status.ok()) {
+    fail(status.error());
+    return false;
+  }
   hooks_.on_progress();
-  read();
+  return true;
 }
 
 void RelayPump::write() {

@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 
 #include "wire/relay_stream.h"
 // After the above, which puts Boost's headers in an order that works.
@@ -41,9 +42,13 @@ class RelayPump : public std::enable_shared_from_this<RelayPump> {
   using Clock = std::chrono::steady_clock;
 
   void read();
+  std::span<std::byte> want_read();
+  void wake_for(std::size_t bytes);
+  std::size_t read_now(std::span<std::byte> into);
   void write();
   bool write_now();
   void look_after();  // each kTick
+  bool take_in(std::size_t bytes);
   void on_read(const boost::system::error_code& error, std::size_t bytes);
   void on_write(const boost::system::error_code& error, std::size_t bytes);
   void fail(Error why);
@@ -61,6 +66,7 @@ class RelayPump : public std::enable_shared_from_this<RelayPump> {
   std::optional<Error> failed_;
   bool ended_ = false;
   bool reading_ = false;
+  int low_water_ = 1;     // SO_RCVLOWAT
   bool waiting_ = false;  // for the timer
   // The rest, but for the last, is guarded by the mutex.
   bool writing_ = false;

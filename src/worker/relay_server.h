@@ -56,6 +56,7 @@ class RelayServer final : public RelayCore {
   Status did_read(std::size_t bytes) override;
   RelayWrites want_write() const override;
   void did_write(std::size_t bytes) override;
+  bool awaits_own_write() const override { return false; }  // answers are not answered
   void say_alive() override;
 
  private:
