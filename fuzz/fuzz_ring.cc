@@ -1,6 +1,9 @@
 // A hostile off-loader against the enclave's end of the ring: forged completions and indexes, in
 // any order with what the enclave does. Whatever is delivered must belong to one open request,
-// once, with its length; whatever is reserved must lie in the region and overlap nothing.
+// once, with its length; whatever is reserved must lie in the region and overlap nothing; a worker
+// that joins has a place, a new epoch, and a printable description.
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -28,7 +31,7 @@ class Enclave {
   void submit(ScriptReader& script) {
     Task task;
     task.verb = static_cast<Verb>(1 + script.below(3));
-    task.worker = script.below(2);
+    task.worker = script.below(kMaxWorkers);
     task.rows = 1 + script.below(100);
     task.cols = 1 + script.below(100);
     task.flags = task.verb == Verb::kMultiply ? script.below(32) : 0;
@@ -76,6 +79,17 @@ class Enclave {
     open_.erase(entry);
   }
 
+  void take_joins() {
+    for (const WorkerJoin& join : link_.joins()) {
+      TEMPO_ASSERT(join.worker < kMaxWorkers && join.epoch > epochs_[join.worker]);
+      const char* const text = join.info.device;
+      const char* const end = std::find(text, text + sizeof(join.info.device), '\0');
+      TEMPO_ASSERT(end != text + sizeof(join.info.device));
+      TEMPO_ASSERT(std::all_of(text, end, [](char c) { return c >= ' ' && c <= '~'; }));
+      epochs_[join.worker] = join.epoch;
+    }
+  }
+
  private:
   struct Open {
     std::uint64_t reply_bytes;
@@ -84,6 +98,7 @@ class Enclave {
   AlignedBuffer<std::byte> memory_{ring_region_bytes(kGeometry)};
   RingLink link_;
   std::map<std::uint64_t, Open> open_;
+  std::array<std::uint32_t, kMaxWorkers> epochs_ = {};
   bool broken_ = false;
 };
 
@@ -98,7 +113,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const RingPlace completions = ring_completions(enclave.region(), fuzz::kGeometry);
   std::uint64_t head = 0;
   while (!script.done()) {
-    switch (script.read<std::uint8_t>() % 6) {
+    switch (script.read<std::uint8_t>() % 7) {
       case 0:
         enclave.submit(script);
         break;
@@ -117,9 +132,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         store_index(words[script.below(3)], script.below(16));
         break;
       }
-      default: {  // a plausible completion
-        const Completion completion{script.below(64), static_cast<TaskStatus>(script.below(6)), 0,
-                                    4ULL * script.below(10001), script.read<std::uint8_t>()};
+      case 5:
+        enclave.take_joins();
+        break;
+      default: {  // a plausible completion, perhaps of a join: worker and epoch in its detail
+        const std::uint64_t epoch = script.below(4);
+        const Completion completion{
+            script.below(64), static_cast<TaskStatus>(script.below(6)), 0,
+            script.below(4) == 0 ? sizeof(WorkerInfo) : 4ULL * script.below(10001),
+            epoch << 32 | script.read<std::uint8_t>()};
         const std::uint64_t at = head % fuzz::kGeometry.entries * sizeof(Completion);
         copy_out(completions.slots + at, &completion, sizeof(completion));
         store_index(completions.head, ++head);

@@ -9,4 +9,11 @@ add_test(NAME simulation COMMAND simulation 1 500)
 set_tests_properties(simulation PROPERTIES LABELS fast TIMEOUT 120)
 add_test(NAME simulation_many COMMAND simulation 1000 20000)
 set_tests_properties(simulation_many PROPERTIES LABELS slow TIMEOUT 1800)
+# Under sanitizers a few of them; see TEMPO_SANITIZED_TESTS.
+if(TEMPO_SANITIZE)
+  add_dependencies(sanitized_tests simulation)
+  add_test(NAME simulation_sanitized COMMAND simulation 1 50)
+  set_tests_properties(simulation_sanitized PROPERTIES LABELS sanitized TIMEOUT 600
+                       ENVIRONMENT OMP_WAIT_POLICY=passive)
+endif()
 set_tests_properties(simulation simulation_many PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive)
