@@ -613,7 +613,8 @@ struct ReplayRun {
 class ReplayTest : public ProcessTest {
  protected:
   // Steps that are all the same, for `samples` equal samples.
-  ReplayRun run(const std::string& model, int samples, const std::string& worker) {
+  ReplayRun run(const std::string& model, int samples, const std::string& worker,
+                const std::vector<std::string>& more = {}) {
     const std::string n = std::to_string(samples);
     std::vector<std::uint8_t> image(kSide * kSide);
     for (std::size_t i = 0; i < image.size(); ++i) {
@@ -635,6 +636,7 @@ class ReplayTest : public ProcessTest {
          program("tempo-enclave-lab") + " --insecure-repeat-steps --insecure-dump " + dump.string(),
          "--worker-program", worker});
     command.emplace_back("--verbose");
+    command.insert(command.end(), more.begin(), more.end());
     ReplayRun result;
     result.program = work_.run(command, 240);
     EXPECT_EQ(result.program.exit_code, 0) << result.program.err;
@@ -694,10 +696,11 @@ TEST_F(ReplayTest, ResultsComeNoSoonerThanTheModelledDeviceHasThem) {
   EXPECT_GE(slow.report["train_s"].get<double>(), 2e-3 * replayed);
 }
 
-TEST_F(ProcessTest, AReplayingWorkerRefusesANetwork) {
+TEST_F(ProcessTest, AReplayingWorkerHasOneLink) {
   const ProgramResult refused =
-      work_.run({program("tempo-worker-lab"), "--listen", "tcp://127.0.0.1:0", "--device", "replay",
-                 "--replay-model", TEMPO_DEVICES + std::string("/rtx4090-pcie4.toml")});
+      work_.run({program("tempo-worker-lab"), "--listen", "tcp://127.0.0.1:0", "--listen",
+                 "unix:" + (work_ / "w").string(), "--device", "replay", "--replay-model",
+                 TEMPO_DEVICES + std::string("/rtx4090-pcie4.toml")});
   EXPECT_EQ(refused.exit_code, static_cast<int>(ErrorCode::kUsage));
   EXPECT_NE(refused.err.find("--device replay"), std::string::npos) << refused.err;
   const ProgramResult product = work_.run({program("tempo-worker"), "--listen",

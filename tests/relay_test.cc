@@ -169,7 +169,7 @@ class Worker {
       pollfd entries[2] = {{stop_.fd(), POLLIN, 0}, {service_->wait_fd(), POLLIN, 0}};
       ::poll(entries, 2, -1);
       if (entries[0].revents != 0) return;
-      if (service_->serve(executor, stop_.fd()) == SessionEnd::kStopped) return;
+      if (service_->serve(executor, device, stop_.fd()) == SessionEnd::kStopped) return;
       executor.clear();
     }
   }
