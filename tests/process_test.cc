@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <regex>
 #include <set>
 #include <sstream>
 
@@ -613,8 +614,8 @@ struct ReplayRun {
 class ReplayTest : public ProcessTest {
  protected:
   // Steps that are all the same, for `samples` equal samples.
-  ReplayRun run(const std::string& model, int samples, const std::string& worker,
-                const std::vector<std::string>& more = {}) {
+  ReplayRun run(const std::string& model, int samples, const std::string& worker, int workers = 1,
+                int batch = 4) {
     const std::string n = std::to_string(samples);
     std::vector<std::uint8_t> image(kSide * kSide);
     for (std::size_t i = 0; i < image.size(); ++i) {
@@ -631,12 +632,13 @@ class ReplayTest : public ProcessTest {
     std::vector<std::string> command = train_command(
         model,
         {"--data", "npy:" + (work_ / "same.npy").string() + "," + (work_ / "label.npy").string(),
-         "--lr", "0", "--batch", "4", "--epochs", "1", "--workers", "local:1", "--worker-threads",
-         "1", "--scheme", "tempo", "--enclave-program",
+         "--lr", "0", "--batch", std::to_string(batch), "--epochs", "1", "--workers",
+         "local:" + std::to_string(workers), "--worker-threads", "1", "--scheme", "tempo",
+         "--enclave-program",
          program("tempo-enclave-lab") + " --insecure-repeat-steps --insecure-dump " + dump.string(),
          "--worker-program", worker});
+    for (int i = 1; i < workers; ++i) command.insert(command.end(), {"--worker-program", worker});
     command.emplace_back("--verbose");
-    command.insert(command.end(), more.begin(), more.end());
     ReplayRun result;
     result.program = work_.run(command, 240);
     EXPECT_EQ(result.program.exit_code, 0) << result.program.err;
@@ -668,6 +670,20 @@ TEST_F(ReplayTest, AReplayedStepIsBitForBitTheComputedOne) {
   EXPECT_NE(replayed.program.err.find(" replayed, 0 mismatches"), std::string::npos)
       << replayed.program.err;
   EXPECT_NE(replayed.program.err.find("protects nothing"), std::string::npos);
+}
+
+// Though their speeds differ from step to step, each is asked for the same again. With more samples
+// than features they get rows of their own, of which nothing is added up in the order of arrival.
+TEST_F(ReplayTest, SeveralWorkersReplayTheirSharesEach) {
+  const ReplayRun replayed = run(make_model("mlp"), 600 * 10, replaying_worker(), 2, 600);
+  EXPECT_EQ(replayed.report["checks"]["failed"], 0);
+  const std::string& log = replayed.program.err;
+  const std::regex none_differ("[1-9][0-9]* replayed, 0 mismatches");
+  EXPECT_EQ(std::distance(std::sregex_iterator(log.begin(), log.end(), none_differ),
+                          std::sregex_iterator()),
+            2)
+      << log;
+  for (const json& worker : replayed.report["workers"]) EXPECT_GT(worker["products"], 0);
 }
 
 TEST_F(ReplayTest, AStepThatWasNotRecordedIsNoticedAndComputed) {
