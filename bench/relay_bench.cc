@@ -132,7 +132,7 @@ class Relay {
     TaskExecutor executor(device, {device.default_memory_bytes()}, nullptr);
     pollfd entries[2] = {{stop_.fd(), POLLIN, 0}, {service_->wait_fd(), POLLIN, 0}};
     ::poll(entries, 2, -1);
-    service_->serve(executor, stop_.fd());
+    service_->serve(executor, device, stop_.fd());
   }
   bool send(int number) {
     Task task;

@@ -154,6 +154,13 @@ TEST_F(CliTest, BadFlagsAreOneLineAndCode2) {
       job("train", {"-o", "o", "--on-tamper", "cry"}),
       job("train", {"-o", "o", "--master", "tcp:1"}),
       job("infer", {"--epochs", "3"}),
+      job("plan", {"--link", "100"}),
+      job("plan", {"--link", "100MB/s"}),
+      job("plan", {"--link", "-1Gbit"}),
+      job("plan", {"--link", "0GBps"}),
+      job("plan", {"--link", "infMBps"}),
+      job("plan", {"--link", "1e9GBps"}),
+      job("train", {"-o", "o", "--link", "1Gbit"}),
       {"model", "cnn", "--image", "3x32", "--classes", "10", "-o", "m"},
       {"model", "cnn", "--image", "3x32x32x", "--classes", "10", "-o", "m"},
       {"model", "gan", "--image", "3x32x32", "--classes", "10", "-o", "m"},
@@ -225,6 +232,9 @@ TEST_F(CliTest, InferWritesPredictionsAndPlanPrints) {
   EXPECT_EQ(directory_.read("p.npy"), "samples");
   EXPECT_TRUE(run(job("plan", {})).out.ends_with("\nconv1 worker\n"));
   EXPECT_TRUE(run(job("plan", {"--json"})).out.ends_with("\n{\"ops\": []}\n"));
+  for (const char* link : {"100MBps", "1.25GBps", "800Mbit", "10Gbit"}) {
+    EXPECT_EQ(run(job("plan", {"--link", link})).code, 0) << link;
+  }
 }
 
 TEST_F(CliTest, AFailedJobKeepsItsReportAndCode) {

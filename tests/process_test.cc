@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <regex>
 #include <set>
 #include <sstream>
 
@@ -613,7 +614,8 @@ struct ReplayRun {
 class ReplayTest : public ProcessTest {
  protected:
   // Steps that are all the same, for `samples` equal samples.
-  ReplayRun run(const std::string& model, int samples, const std::string& worker) {
+  ReplayRun run(const std::string& model, int samples, const std::string& worker, int workers = 1,
+                int batch = 4) {
     const std::string n = std::to_string(samples);
     std::vector<std::uint8_t> image(kSide * kSide);
     for (std::size_t i = 0; i < image.size(); ++i) {
@@ -630,10 +632,12 @@ class ReplayTest : public ProcessTest {
     std::vector<std::string> command = train_command(
         model,
         {"--data", "npy:" + (work_ / "same.npy").string() + "," + (work_ / "label.npy").string(),
-         "--lr", "0", "--batch", "4", "--epochs", "1", "--workers", "local:1", "--worker-threads",
-         "1", "--scheme", "tempo", "--enclave-program",
+         "--lr", "0", "--batch", std::to_string(batch), "--epochs", "1", "--workers",
+         "local:" + std::to_string(workers), "--worker-threads", "1", "--scheme", "tempo",
+         "--enclave-program",
          program("tempo-enclave-lab") + " --insecure-repeat-steps --insecure-dump " + dump.string(),
          "--worker-program", worker});
+    for (int i = 1; i < workers; ++i) command.insert(command.end(), {"--worker-program", worker});
     command.emplace_back("--verbose");
     ReplayRun result;
     result.program = work_.run(command, 240);
@@ -668,6 +672,20 @@ TEST_F(ReplayTest, AReplayedStepIsBitForBitTheComputedOne) {
   EXPECT_NE(replayed.program.err.find("protects nothing"), std::string::npos);
 }
 
+// Though their speeds differ from step to step, each is asked for the same again. With more samples
+// than features they get rows of their own, of which nothing is added up in the order of arrival.
+TEST_F(ReplayTest, SeveralWorkersReplayTheirSharesEach) {
+  const ReplayRun replayed = run(make_model("mlp"), 600 * 10, replaying_worker(), 2, 600);
+  EXPECT_EQ(replayed.report["checks"]["failed"], 0);
+  const std::string& log = replayed.program.err;
+  const std::regex none_differ("[1-9][0-9]* replayed, 0 mismatches");
+  EXPECT_EQ(std::distance(std::sregex_iterator(log.begin(), log.end(), none_differ),
+                          std::sregex_iterator()),
+            2)
+      << log;
+  for (const json& worker : replayed.report["workers"]) EXPECT_GT(worker["products"], 0);
+}
+
 TEST_F(ReplayTest, AStepThatWasNotRecordedIsNoticedAndComputed) {
   const std::string model = make_model("resnet20");
   const ReplayRun computed = run(model, 4 * 8 + 2, program("tempo-worker-lab"));
@@ -694,10 +712,11 @@ TEST_F(ReplayTest, ResultsComeNoSoonerThanTheModelledDeviceHasThem) {
   EXPECT_GE(slow.report["train_s"].get<double>(), 2e-3 * replayed);
 }
 
-TEST_F(ProcessTest, AReplayingWorkerRefusesANetwork) {
+TEST_F(ProcessTest, AReplayingWorkerHasOneLink) {
   const ProgramResult refused =
-      work_.run({program("tempo-worker-lab"), "--listen", "tcp://127.0.0.1:0", "--device", "replay",
-                 "--replay-model", TEMPO_DEVICES + std::string("/rtx4090-pcie4.toml")});
+      work_.run({program("tempo-worker-lab"), "--listen", "tcp://127.0.0.1:0", "--listen",
+                 "unix:" + (work_ / "w").string(), "--device", "replay", "--replay-model",
+                 TEMPO_DEVICES + std::string("/rtx4090-pcie4.toml")});
   EXPECT_EQ(refused.exit_code, static_cast<int>(ErrorCode::kUsage));
   EXPECT_NE(refused.err.find("--device replay"), std::string::npos) << refused.err;
   const ProgramResult product = work_.run({program("tempo-worker"), "--listen",

@@ -138,10 +138,46 @@ TEST(RelayCores, CarryEverythingOverANetworkOfAnyPieces) {
   }
 }
 
+// Computes, and says that it will be done later.
+class LateDevice final : public Device {
+ public:
+  explicit LateDevice(std::chrono::milliseconds late) : late_(late) {}
+  std::string name() const override { return cpu_.name(); }
+  std::uint64_t default_memory_bytes() const override { return cpu_.default_memory_bytes(); }
+  std::unique_ptr<DeviceMatrix> allocate(std::uint32_t rows, std::uint32_t cols) override {
+    return cpu_.allocate(rows, cols);
+  }
+  void upload(const std::byte* host, DeviceMatrix& matrix) override {
+    cpu_.upload(host, matrix);
+    done_at_ = Clock::now() + late_;
+  }
+  void download(const DeviceMatrix& matrix, std::byte* host) override {
+    cpu_.download(matrix, host);
+    done_at_ = Clock::now() + late_;
+  }
+  void multiply(const DeviceMatrix& a, Transpose trans_a, const DeviceMatrix& b, Transpose trans_b,
+                bool accumulate, DeviceMatrix& out) override {
+    cpu_.multiply(a, trans_a, b, trans_b, accumulate, out);
+  }
+  bool multiply_to_host(const DeviceMatrix& a, Transpose trans_a, const DeviceMatrix& b,
+                        Transpose trans_b, std::byte* host) override {
+    done_at_ = Clock::now() + late_;
+    return cpu_.multiply_to_host(a, trans_a, b, trans_b, host);
+  }
+  Time done_at() const override { return done_at_; }
+
+ private:
+  const std::chrono::milliseconds late_;
+  CpuDevice cpu_{1};
+  Time done_at_;
+};
+
 // A worker's service on a thread of its own.
 class Worker {
  public:
-  explicit Worker(RelayLimits limits = {1 << 20, 1 << 20, 64}, std::uint16_t port = 0) {
+  explicit Worker(RelayLimits limits = {1 << 20, 1 << 20, 64}, std::uint16_t port = 0,
+                  std::chrono::milliseconds late = {})
+      : late_(late) {
     TcpServiceOptions options;
     options.listen = {parse_worker_address("tcp://127.0.0.1:" + std::to_string(port)).value()};
     options.limits = limits;
@@ -163,17 +199,18 @@ class Worker {
  private:
   static constexpr std::uint64_t kMemory = 1 << 20;
   void run() {
-    CpuDevice device(1);
+    LateDevice device(late_);
     TaskExecutor executor(device, {kMemory}, nullptr);
     for (;;) {
       pollfd entries[2] = {{stop_.fd(), POLLIN, 0}, {service_->wait_fd(), POLLIN, 0}};
       ::poll(entries, 2, -1);
       if (entries[0].revents != 0) return;
-      if (service_->serve(executor, stop_.fd()) == SessionEnd::kStopped) return;
+      if (service_->serve(executor, device, stop_.fd()) == SessionEnd::kStopped) return;
       executor.clear();
     }
   }
 
+  const std::chrono::milliseconds late_;
   Serving serving_;
   Event stop_;
   std::unique_ptr<TcpService> service_;
@@ -244,6 +281,19 @@ TEST(Relay, ServesOneOffloaderAndTellsOthersThatItIsBusy) {
   float reply = 0;
   ASSERT_TRUE(*channel->send(square(1, 9), nullptr, reinterpret_cast<std::byte*>(&reply)));
   EXPECT_EQ(next_completion(*channel)->status, TaskStatus::kUnknownId);
+}
+
+TEST(Relay, AnswersLeaveWhenTheDeviceIsDone) {
+  constexpr std::chrono::milliseconds kLate{30};
+  Worker worker({64 * 1024, 32 * 1024, 8}, 0, kLate);
+  const auto finder = find({worker.address()});
+  const auto channel = next_channel(*finder);
+  ASSERT_NE(channel, nullptr);
+  for (int i = 0; i < 3; ++i) {
+    const auto begin = Clock::now();
+    expect_served(*channel);
+    EXPECT_GE(Clock::now() - begin, kLate);
+  }
 }
 
 TEST(Relay, ManyTasksThroughASmallWindow) {

@@ -181,6 +181,7 @@ EnclaveHooks make_enclave_hooks(const EnclaveHookOptions& options) {
   if (options.repeats_steps) {
     std::fprintf(stderr, "TEMPO LAB PROGRAM: every step has the same keys\n");
     instruments.repeated = std::make_shared<SeededRandom>(options.seed);
+    hooks.keeps_shares = true;
     hooks.make_random = [source = instruments.repeated] {
       return std::make_unique<SharedRandom>(source);
     };

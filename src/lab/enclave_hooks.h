@@ -15,7 +15,8 @@ struct EnclaveHookOptions {
   std::uint64_t seed = 0;
   // Every step draws the keys and check vectors of the first one: begins the seed's numbers again.
   // With a learning rate of 0 and samples that are all the same, steps send the same bytes, as soon
-  // as no product wants another round of checks any more. Implies `seeded`.
+  // as no product wants another round of checks any more. Implies `seeded`; workers keep the shares
+  // that they were dealt.
   bool repeats_steps = false;
   // A JSON line for every step but the last: {"wall_ms", "cpu_ms", "queued_ms"}, from its begin to
   // that of the next one. cpu_ms: of all the program's threads; queued_ms: that the thread of the

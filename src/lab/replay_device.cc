@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <limits>
 #include <new>
 #include <utility>
 
@@ -56,8 +57,13 @@ Result<std::unique_ptr<ReplayDevice>> ReplayDevice::open(const ReplayOptions& op
   std::fprintf(stderr,
                "TEMPO LAB PROGRAM: replay: results are remembered, times are modelled; this is a "
                "measuring instrument and protects nothing\n");
-  const auto model = read_device_model(options.model_path);
+  auto model = read_device_model(options.model_path);
   if (!model) return model.error();
+  if (options.has_real_link) {
+    constexpr double kAtOnce = std::numeric_limits<double>::infinity();
+    model->link_to_device_gb_s = model->link_from_device_gb_s = kAtOnce;
+    model->link_latency_us = 0;
+  }
   std::unique_ptr<ReplayDevice> device(new ReplayDevice(options, *model));
   if (options.step_log.empty()) return device;
   device->step_log_.open(options.step_log, std::ios::app);

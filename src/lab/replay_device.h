@@ -36,6 +36,8 @@ struct ReplayOptions {
   // "mismatches", "device_ms", "link_to_device_ms", "link_from_device_ms", "bytes_to_device",
   // "bytes_from_device", "worker_cpu_ms"}; device_ms and link_*_ms are the model's.
   std::string step_log;  // empty: none
+  // The link to the off-loader is a real one: the model's, which would come on top, takes no time.
+  bool has_real_link = false;
 };
 
 class ReplayDevice final : public Device {

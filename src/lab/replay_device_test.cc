@@ -150,6 +150,20 @@ TEST_F(ReplayDeviceTest, AnswersWhenTheModelledDeviceWould) {
   }
 }
 
+TEST_F(ReplayDeviceTest, ARealLinkIsNotModelledOnTop) {
+  constexpr std::chrono::hours kLatency{24};
+  std::ofstream(options_.model_path)
+      << "tflops = 1\nmemory_gb_s = 1\nlaunch_us = 0\nlink_to_device_gb_s = 1e-9\n"
+         "link_from_device_gb_s = 1e-9\nlink_latency_us = 86400e6\n";
+  for (const bool has_real_link : {false, true}) {
+    options_.has_real_link = has_real_link;
+    auto device = ReplayDevice::open(options_);
+    ASSERT_TRUE(device) << device.error().one_line();
+    step(**device, 1);
+    EXPECT_EQ((*device)->done_at() < Device::Time::clock::now() + kLatency, has_real_link);
+  }
+}
+
 TEST_F(ReplayDeviceTest, ComputesWhatItHasNoRoomToRemember) {
   options_.limit_bytes = 3 * kSize * kSize * sizeof(float);  // the operands of a step
   CpuDevice cpu(1);

@@ -1,8 +1,12 @@
 #include "tools/job_flags.h"
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <charconv>
+#include <cmath>
 #include <sstream>
+#include <string_view>
+#include <utility>
 
 #include "enclave/schemes/scheme.h"
 #include "tools/daemon.h"
@@ -63,12 +67,36 @@ Result<WorkersFlag> parse_workers(const std::string& text) {
   return workers;
 }
 
+Result<double> parse_bandwidth(const std::string& text) {
+  constexpr std::array<std::pair<std::string_view, double>, 4> kUnits = {
+      {{"MBps", 1e6}, {"GBps", 1e9}, {"Mbit", 1e6 / 8}, {"Gbit", 1e9 / 8}}};
+  double value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, failure] = std::from_chars(text.data(), end, value);
+  const std::string_view unit(rest, static_cast<std::size_t>(end - rest));
+  for (const auto& [name, bytes] : kUnits) {
+    if (failure == std::errc() && unit == name && std::isfinite(value) && value > 0) {
+      return value * bytes;
+    }
+  }
+  return Error{ErrorCode::kUsage,
+               "not a bandwidth",
+               "--link",
+               "a number above 0 with MBps, GBps, Mbit or Gbit, such as 100MBps",
+               text,
+               ""};
+}
+
 void JobFlags::add_to(CLI::App& command) {
   command.add_option("--job", job_file_, "read flags from a TOML file; flags override it");
   command.add_option("--model", request_.model_path, "the model, an ONNX file");
   add_data_flags(command);
   if (request_.spec.kind == JobKind::kPlan) {
     command.add_flag("--inference", request_.spec.inference, "plan predictions, not training");
+    command.add_option(
+        "--link", link_,
+        "bandwidth to all workers, each way, such as 100MBps or 10Gbit: measure this "
+        "machine for some seconds, and predict how long a step takes");
   }
   if (request_.spec.kind != JobKind::kInfer) add_training_flags(command);
   add_protection_flags(command);
@@ -266,6 +294,11 @@ Status JobFlags::fill_spec(JobSpec& spec) const {
   const auto memory = parse_bytes(tee_memory_);
   if (!memory) return memory.error();
   spec.tee_memory_bytes = *memory;
+  if (!link_.empty()) {
+    const auto bandwidth = parse_bandwidth(link_);
+    if (!bandwidth) return bandwidth.error();
+    spec.link_bytes_per_s = *bandwidth;
+  }
   spec.data.mean = mean_;
   spec.data.deviation = deviation_;
   for (const std::string& kind : augment_) {

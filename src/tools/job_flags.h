@@ -44,6 +44,7 @@ class JobFlags {
   TlsFiles worker_tls_;
   std::string export_form_ = "inference";
   std::string tee_memory_ = "0";
+  std::string link_;
   std::vector<std::string> augment_;
   std::vector<float> mean_;
   std::vector<float> deviation_;
@@ -56,5 +57,8 @@ struct WorkersFlag {
 // "local:N", "tcp://HOST:PORT", "unix:PATH" and "file:PATH", with commas between them. Error
 // kUsage.
 Result<WorkersFlag> parse_workers(const std::string& text);
+
+// "100MBps", "1.25GBps", "800Mbit", "10Gbit" to bytes a second; powers of 1000. Error kUsage.
+Result<double> parse_bandwidth(const std::string& text);
 
 }  // namespace tempo

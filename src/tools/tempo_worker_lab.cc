@@ -3,6 +3,7 @@
 #include <sys/prctl.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
@@ -41,8 +42,8 @@ class LabExtension final : public tempo::WorkerExtension {
         ->capture_default_str();
     app.add_option("--replay-model", replay_.model_path,
                    "--device replay, which remembers results and answers when this modelled device "
-                   "would (bench/devices/*.toml): a measuring instrument that protects nothing; "
-                   "for enclaves that repeat a step, and unix: addresses alone");
+                   "would (bench/devices/*.toml; its link only behind unix: addresses): a "
+                   "measuring instrument that protects nothing, for enclaves that repeat a step");
     app.add_option("--replay-limit", replay_limit_, "--device replay: remember no more than this")
         ->capture_default_str();
     app.add_option("--replay-steps", replay_.step_log,
@@ -54,19 +55,21 @@ class LabExtension final : public tempo::WorkerExtension {
   tempo::Result<std::unique_ptr<tempo::Device>> make_device(
       const std::string& /*name*/, int threads,
       const std::vector<tempo::WorkerAddress>& listen) override {
-    for (const tempo::WorkerAddress& address : listen) {
-      if (!address.is_tcp()) continue;
+    const auto over_tcp = std::count_if(listen.begin(), listen.end(),
+                                        [](const auto& address) { return address.is_tcp(); });
+    if (over_tcp != 0 && over_tcp != std::ssize(listen)) {
       return tempo::Error{tempo::ErrorCode::kUsage,
-                          "--device replay models its link: it cannot have another one",
+                          "--device replay has one link, a modelled or a real one",
                           "--listen",
-                          "unix:PATH",
-                          address.text,
+                          "either unix: or tcp:// addresses",
+                          "both",
                           ""};
     }
     auto limit = tempo::parse_bytes(replay_limit_);
     if (!limit) return limit.error();
     replay_.limit_bytes = *limit;
     replay_.threads = threads;
+    replay_.has_real_link = over_tcp != 0;
     ::prctl(PR_SET_TIMERSLACK, 1000UL);  // ns; 50,000 otherwise, longer than many a product
     auto device = tempo::lab::ReplayDevice::open(replay_);
     if (!device) return device.error();

@@ -179,6 +179,17 @@ Status check_loss(const JobSpec& spec) {
                ""};
 }
 
+Status check_link(const JobSpec& spec) {
+  TEMPO_RETURN_IF_ERROR(check_real("link_bytes_per_s", spec.link_bytes_per_s, 0, 1e15));
+  if (spec.link_bytes_per_s == 0 || spec.kind == JobKind::kPlan) return {};
+  return Error{ErrorCode::kUsage,
+               "only a plan predicts step times",
+               "link_bytes_per_s",
+               "0",
+               number_text(spec.link_bytes_per_s),
+               ""};
+}
+
 // In training, two steps under the same keys give the model away outright.
 Status check_key_reuse(const JobSpec& spec) {
   if (!spec.insecure_key_reuse || predicts(spec)) return {};
@@ -266,6 +277,7 @@ Status check_job(const JobSpec& spec) {
   TEMPO_RETURN_IF_ERROR(check_schedule(spec.schedule));
   TEMPO_RETURN_IF_ERROR(check_optimizer(spec.optimizer));
   TEMPO_RETURN_IF_ERROR(check_loss(spec));
+  TEMPO_RETURN_IF_ERROR(check_link(spec));
   TEMPO_RETURN_IF_ERROR(check_integer("batch", spec.batch, 1, 65'536));
   TEMPO_RETURN_IF_ERROR(check_integer("accumulate", spec.accumulate, 1, 65'536));
   TEMPO_RETURN_IF_ERROR(check_integer("epochs", spec.epochs, 0, 1'000'000));

@@ -63,7 +63,10 @@ struct DataSpec {
 
 struct JobSpec {
   JobKind kind = JobKind::kTrain;
-  bool inference = false;        // kPlan: of predictions, not of training
+  bool inference = false;  // kPlan: of predictions, not of training
+  // kPlan: bytes a second, each way, between the enclave's host and all workers: predict how long a
+  // step takes. 0: do not.
+  double link_bytes_per_s = 0;
   std::string scheme = "tempo";  // local, plain, tempo
   OffloadPolicy offload = OffloadPolicy::kAuto;
   TamperPolicy on_tamper = TamperPolicy::kContinue;

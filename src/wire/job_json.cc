@@ -173,6 +173,7 @@ template <class Visitor, class Spec>
 void describe_job(Visitor& v, Spec& spec) {
   v.named("kind", spec.kind, job_kind_name, parse_job_kind);
   v.field("inference", spec.inference);
+  v.field("link_bytes_per_s", spec.link_bytes_per_s);
   v.field("scheme", spec.scheme);
   v.named("offload", spec.offload, offload_policy_name, parse_offload_policy);
   v.named("on_tamper", spec.on_tamper, tamper_policy_name, parse_tamper_policy);

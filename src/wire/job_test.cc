@@ -210,6 +210,20 @@ TEST(CheckJob, APlanNeedsNoData) {
   EXPECT_TRUE(check_job(spec).ok());
 }
 
+TEST(Job, OnlyAPlanPredictsStepTimes) {
+  const auto plan = job_from_json(R"({"kind": "plan", "link_bytes_per_s": 1.25e8})");
+  ASSERT_TRUE(plan.ok()) << plan.error().one_line();
+  EXPECT_EQ(plan->link_bytes_per_s, 1.25e8);
+  EXPECT_EQ(job_from_json(job_to_json(*plan))->link_bytes_per_s, 1.25e8);
+  for (const char* text : {R"({"kind": "plan", "link_bytes_per_s": -1})",
+                           R"({"kind": "plan", "link_bytes_per_s": 1e16})",
+                           R"({"data": {"format": "npy"}, "link_bytes_per_s": 1e8})"}) {
+    const auto refused = job_from_json(text);
+    ASSERT_FALSE(refused.ok()) << text;
+    EXPECT_EQ(refused.error().where, "link_bytes_per_s");
+  }
+}
+
 TEST(Job, OnlyPredictionsMayReuseKeys) {
   EXPECT_TRUE(job_from_json(R"({"kind": "infer", "data": {"format": "npy"},
                                 "insecure_key_reuse": true})")

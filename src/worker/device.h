@@ -55,8 +55,7 @@ class Device {
                                 Transpose trans_b, std::byte* host) = 0;
 
   // What the last call did may be told to the peer from then on. Devices that compute are done when
-  // the call returns; one that only plays a part (lab/replay_device.h) has times of its own. Over
-  // TCP nobody asks.
+  // the call returns; one that only plays a part (lab/replay_device.h) has times of its own.
   virtual Time done_at() const { return Time::min(); }
 };
 

@@ -22,7 +22,7 @@ Status serve_offloaders(const std::vector<UnixListener>& listeners, TcpService* 
     }
     if (entries[0].revents != 0) return {};
     SessionEnd end = SessionEnd::kPeerGone;
-    if (entries[1].revents != 0) end = tcp->serve(executor, stop_fd);
+    if (entries[1].revents != 0) end = tcp->serve(executor, device, stop_fd);
     executor.clear();
     for (std::size_t i = 0; i < listeners.size() && end != SessionEnd::kStopped; ++i) {
       if (entries[2 + i].revents == 0) continue;

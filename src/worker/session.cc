@@ -1,11 +1,9 @@
 #include "worker/session.h"
 
-#include <poll.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cstring>
-#include <ctime>
 #include <deque>
 #include <utility>
 
@@ -13,6 +11,7 @@
 #include "wire/doorbell.h"
 #include "wire/task_check.h"
 #include "wire/unix_socket.h"
+#include "worker/wait.h"
 
 namespace tempo {
 namespace {
@@ -79,10 +78,7 @@ Result<Session::Arenas> Session::shake_hands() {
 
 bool Session::wait(std::optional<std::chrono::nanoseconds> timeout) {
   pollfd entries[2] = {{stop_fd_, POLLIN, 0}, {socket_.get(), POLLIN, 0}};
-  constexpr std::int64_t kNs = 1000000000;
-  const std::int64_t ns = timeout ? std::max<std::int64_t>(timeout->count(), 0) : 0;
-  const timespec limit{ns / kNs, ns % kNs};
-  ::ppoll(entries, 2, timeout ? &limit : nullptr, nullptr);
+  wait_for(entries, timeout);
   stopped_ = entries[0].revents != 0;
   return !stopped_;
 }

@@ -1,10 +1,10 @@
 #include "worker/tcp_service.h"
 
-#include <poll.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <condition_variable>
+#include <deque>
 #include <list>
 #include <mutex>
 #include <optional>
@@ -15,6 +15,7 @@
 #include "wire/event.h"
 #include "wire/relay_pump.h"
 #include "worker/relay_server.h"
+#include "worker/wait.h"
 // After the above, which puts Boost's headers in an order that works.
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
@@ -179,7 +180,7 @@ class TcpService::Impl {
     return ports;
   }
   int wait_fd() const { return arrived_.fd(); }
-  SessionEnd serve(TaskExecutor& executor, int stop_fd);
+  SessionEnd serve(TaskExecutor& executor, const Device& device, int stop_fd);
 
  private:
   struct Acceptor {
@@ -282,7 +283,7 @@ void TcpService::Impl::greeted(Handshake& handshake, Handshake::Outcome outcome)
   handshakes_.remove_if([&](const auto& each) { return each.get() == &handshake; });
 }
 
-SessionEnd TcpService::Impl::serve(TaskExecutor& executor, int stop_fd) {
+SessionEnd TcpService::Impl::serve(TaskExecutor& executor, const Device& device, int stop_fd) {
   std::shared_ptr<RelaySession> session;
   {
     const std::lock_guard lock(mutex_);
@@ -290,17 +291,33 @@ SessionEnd TcpService::Impl::serve(TaskExecutor& executor, int stop_fd) {
     arrived_.clear();
   }
   if (!session) return SessionEnd::kPeerGone;
+  // Done, and not yet told: see Device::done_at.
+  struct Held {
+    RelayServer::Job job;
+    Completion completion;
+    Device::Time until;
+  };
+  std::deque<Held> held;
   bool stopped = false;
   for (;;) {
     std::optional<RelayServer::Job> job;
+    bool told = false;
+    const auto now = Device::Time::clock::now();
     {
       const std::lock_guard lock(session->mutex);
       if (session->ended) break;
+      for (; !held.empty() && held.front().until <= now; held.pop_front(), told = true) {
+        session->server.finish(held.front().job, held.front().completion);
+      }
       job = session->server.take();
       session->waiting = !job;
     }
+    if (told) session->pump->wake();
+    std::optional<std::chrono::nanoseconds> timeout;
+    if (!held.empty()) timeout = held.front().until - now;
+    if (job) timeout = std::chrono::nanoseconds(0);
     pollfd entries[2] = {{stop_fd, POLLIN, 0}, {session->news.fd(), POLLIN, 0}};
-    ::poll(entries, 2, job ? 0 : -1);
+    wait_for(entries, timeout);
     stopped = entries[0].revents != 0;
     if (stopped) break;
     if (!job) {
@@ -312,11 +329,7 @@ SessionEnd TcpService::Impl::serve(TaskExecutor& executor, int stop_fd) {
       spdlog::warn("task {}: status {}, detail {}", job->task.request,
                    static_cast<int>(completion.status), completion.detail);
     }
-    {
-      const std::lock_guard lock(session->mutex);
-      session->server.finish(*job, completion);
-    }
-    session->pump->wake();
+    held.push_back({*job, completion, device.done_at()});
   }
   end_session(*session);
   spdlog::info("the session ends: {}", session->ended->what);
@@ -344,8 +357,8 @@ std::vector<std::uint16_t> TcpService::ports() const {
 int TcpService::wait_fd() const {
   return impl_->wait_fd();
 }
-SessionEnd TcpService::serve(TaskExecutor& executor, int stop_fd) {
-  return impl_->serve(executor, stop_fd);
+SessionEnd TcpService::serve(TaskExecutor& executor, const Device& device, int stop_fd) {
+  return impl_->serve(executor, device, stop_fd);
 }
 
 bool is_loopback(const WorkerAddress& address) {

@@ -17,6 +17,7 @@
 #include "wire/relay_frame.h"
 #include "wire/tls.h"
 #include "wire/worker_address.h"
+#include "worker/device.h"
 #include "worker/serving.h"
 #include "worker/session.h"
 #include "worker/task_executor.h"
@@ -44,8 +45,8 @@ class TcpService {
   // Readable when an off-loader has said hello and is to be served.
   int wait_fd() const;
   // Serves it until it leaves, breaks the protocol, or stop_fd becomes readable. The store is as it
-  // left it.
-  SessionEnd serve(TaskExecutor& executor, int stop_fd);
+  // left it. device: that the executor computes on; says when an answer may leave.
+  SessionEnd serve(TaskExecutor& executor, const Device& device, int stop_fd);
 
  private:
   class Impl;

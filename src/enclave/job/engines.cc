@@ -92,6 +92,7 @@ Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, S
     engine_options.coefficients = {spec_.key_range, spec_.key_real};
     engine_options.on_tamper = spec_.on_tamper;
     engine_options.reuses_keys = spec_.insecure_key_reuse;
+    engine_options.keeps_shares = hooks_.keeps_shares;
     engines_.push_back(std::make_unique<OffloadEngine>(
         std::move(plan).value(), engine_options,
         EngineResources{dispatcher_.get(), &local_, random_.get(), &pool_, &ledger_, &stats_}));

@@ -18,6 +18,7 @@ struct EnclaveHooks {
   std::function<std::unique_ptr<RandomSource>()> make_random;
   // Wraps an engine; the result is used in its place and outlived by it.
   std::function<std::unique_ptr<LinearEngine>(LinearEngine& engine)> wrap_engine;
+  bool keeps_shares = false;  // see EngineOptions
 };
 
 class JobEngines final : public EngineFactory {

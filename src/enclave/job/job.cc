@@ -13,6 +13,7 @@
 #include "enclave/graph/onnx.h"
 #include "enclave/job/memory_estimate.h"
 #include "enclave/job/plan_report.h"
+#include "enclave/job/step_costs.h"
 #include "enclave/offload/ring_link.h"
 #include "enclave/train/freeze.h"
 #include "enclave/train/inference.h"
@@ -319,6 +320,15 @@ Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   summary.notes = trains ? job.model.training_notes() : job.model.prediction_notes();
   summary.warnings = job.report.warnings;
   summary.non_linear = non_linear_work(job.model.graph, *shapes);
+  if (job.spec.link_bytes_per_s > 0) {
+    TEMPO_RETURN_IF_ERROR(refuse_if_too_large(job));
+    const auto costs =
+        measure_step_costs(job.model.graph, options, preferred_channel_block(), job.pool);
+    if (!costs.ok()) return costs.error();
+    const double link = job.spec.link_bytes_per_s;
+    summary.times = {link, local_step_s(*costs), offloaded_step_s(*plan, *costs, link),
+                     break_even_bandwidth(*plan, *costs)};
+  }
   outputs.plan_text = plan_text(summary);
   outputs.plan_json = plan_json(summary);
   return {};

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 namespace tempo {
@@ -68,6 +69,35 @@ std::string work_text(const std::vector<KindWork>& kinds) {
   return out + "\nMflop, MiB: work and memory traffic forward, a step, each operator on its own.\n";
 }
 
+// "1250", "12.5"
+std::string mb_s(double bandwidth) {
+  const double value = bandwidth / 1e6;
+  return value < 100 ? fmt::format("{:.3g}", value) : fmt::format("{:.0f}", value);
+}
+
+std::string times_text(const StepTimes& times, const Plan& plan) {
+  std::string verdict = "nothing is offloaded";
+  if (std::isfinite(times.break_even)) {
+    verdict = fmt::format("offloading pays above {} MB/s", mb_s(times.break_even));
+  } else if (plan.offloaded_multiply_adds > 0) {
+    verdict = "offloading does not pay at any bandwidth";
+  }
+  return fmt::format(
+      "predicted of a batch, at {} MB/s each way: {:.3g} s with this plan, {:.3g} s with scheme "
+      "local; {}\n",
+      mb_s(times.link), times.offloaded_s, times.local_s, verdict);
+}
+
+nlohmann::json times_json(const std::optional<StepTimes>& times) {
+  if (!times) return nullptr;
+  nlohmann::json break_even;  // null: never
+  if (std::isfinite(times->break_even)) break_even = times->break_even;
+  return {{"link_bytes_per_s", times->link},
+          {"local_s", times->local_s},
+          {"offloaded_s", times->offloaded_s},
+          {"break_even_bytes_per_s", break_even}};
+}
+
 }  // namespace
 
 std::vector<KindWork> non_linear_work(const Graph& graph, const Shapes& shapes) {
@@ -129,6 +159,7 @@ std::string plan_text(const PlanSummary& summary) {
     out += fmt::format("with the first batch, weights that stay there: {:.1f} MiB\n",
                        mib(plan.bytes_to_workers_once));
   }
+  if (summary.times) out += times_text(*summary.times, plan);
   for (std::size_t w = 0; w < plan.resident_bytes.size(); ++w) {
     out += fmt::format("worker {} holds at most {:.1f} MiB\n", w, mib(plan.resident_bytes[w]));
   }
@@ -210,6 +241,7 @@ std::string plan_json(const PlanSummary& summary) {
       {"bytes_to_workers_once", plan.bytes_to_workers_once},
       {"bytes_from_workers", plan.bytes_from_workers},
       {"products", plan.products},
+      {"predicted", times_json(summary.times)},
       {"worker_resident_bytes", plan.resident_bytes},
       {"soundness",
        {{"t", summary.goal.t},

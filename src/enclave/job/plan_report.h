@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,14 @@ struct KindWork {
 // In the order of the kinds' first nodes.
 std::vector<KindWork> non_linear_work(const Graph& graph, const Shapes& shapes);
 
+// What a step is predicted to take (offload/step_time.h); bandwidths in bytes a second, each way.
+struct StepTimes {
+  double link = 0;
+  double local_s = 0;
+  double offloaded_s = 0;
+  double break_even = 0;  // offloading pays above it; infinite: never
+};
+
 struct PlanSummary {
   const Plan* plan = nullptr;
   Scheme scheme = Scheme::kLocal;
@@ -40,6 +49,7 @@ struct PlanSummary {
   std::vector<std::string> notes;  // on how the model was exported
   std::vector<std::string> warnings;
   std::vector<KindWork> non_linear;
+  std::optional<StepTimes> times;
 };
 
 std::string plan_text(const PlanSummary& summary);

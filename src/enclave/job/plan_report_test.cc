@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "enclave/nn/executor.h"
@@ -87,6 +88,23 @@ TEST(PlanReport, SaysWhatStaysInside) {
   EXPECT_EQ(json["operators"][1]["where"], "workers");
   EXPECT_EQ(json["non_linear"][0]["operator"], "BatchNormalization");
   EXPECT_EQ(json["non_linear"][0]["nodes"], 2);
+  EXPECT_TRUE(json["predicted"].is_null());
+  EXPECT_EQ(text.find("predicted"), std::string::npos);
+
+  summary.times = {.link = 1e8, .local_s = 0.25, .offloaded_s = 0.125, .break_even = 4e7};
+  EXPECT_NE(plan_text(summary).find("at 100 MB/s each way: 0.125 s with this plan, 0.25 s with "
+                                    "scheme local; offloading pays above 40 MB/s\n"),
+            std::string::npos)
+      << plan_text(summary);
+  const auto predicted = nlohmann::json::parse(plan_json(summary))["predicted"];
+  EXPECT_EQ(predicted["link_bytes_per_s"], 1e8);
+  EXPECT_EQ(predicted["local_s"], 0.25);
+  EXPECT_EQ(predicted["offloaded_s"], 0.125);
+  EXPECT_EQ(predicted["break_even_bytes_per_s"], 4e7);
+  summary.times->break_even = std::numeric_limits<double>::infinity();
+  EXPECT_NE(plan_text(summary).find("does not pay"), std::string::npos);
+  EXPECT_TRUE(
+      nlohmann::json::parse(plan_json(summary))["predicted"]["break_even_bytes_per_s"].is_null());
 }
 
 }  // namespace

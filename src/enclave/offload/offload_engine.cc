@@ -103,7 +103,8 @@ void OffloadEngine::deal_by_speed() {
     const double share = workers[w].speed / all;
     const double dealt = w < dealt_to.size() ? dealt_to[w].speed / all_dealt : 0;
     // Weights that stay on the workers are worth more than even shares.
-    const double drift = options_.reuses_keys ? std::numeric_limits<double>::max() : kShareDrift;
+    const bool keeps_shares = options_.reuses_keys || options_.keeps_shares;
+    const double drift = keeps_shares ? std::numeric_limits<double>::max() : kShareDrift;
     has_changed =
         has_changed || (share > 0) != (dealt > 0) || std::abs(share - dealt) > drift * dealt;
   }

@@ -49,6 +49,8 @@ struct EngineOptions {
   // Inference only, and not secure (docs/security.md): the n and m keys of an operator live as long
   // as the engine, and so does W' on the workers. The weights must not change meanwhile.
   bool reuses_keys = false;
+  // Speeds that drift move no work between workers; only one that comes or goes does.
+  bool keeps_shares = false;
 };
 
 enum class NoteKind : std::uint8_t;

@@ -20,7 +20,8 @@ class Job {
  public:
   Job(const std::vector<Layer>& geometries, Scheme scheme, FakeLink& link,
       TamperPolicy on_tamper = TamperPolicy::kContinue, int patience_ms = 2000,
-      bool needs_weight_gradient = true, bool needs_input_gradient = true, bool reuses_keys = false)
+      bool needs_weight_gradient = true, bool needs_input_gradient = true, bool reuses_keys = false,
+      bool keeps_shares = false)
       : pool_(2),
         local_(pool_, ledger_),
         dispatcher_(link, stats_, ledger_,
@@ -48,6 +49,7 @@ class Job {
     engine_options.plan = options;
     engine_options.on_tamper = on_tamper;
     engine_options.reuses_keys = reuses_keys;
+    engine_options.keeps_shares = keeps_shares;
     engine_ = std::make_unique<OffloadEngine>(
         std::move(plan).value(), engine_options,
         EngineResources{&dispatcher_, &local_, &random_, &pool_, &ledger_, &stats_});
@@ -712,6 +714,23 @@ TEST(UnequalWorkers, ShareInProportion) {
   const double all = work[0] + work[1] + work[2];
   for (int w = 0; w < 3; ++w) EXPECT_NEAR(work[w] / all, (1 << w) / 7.0, 0.15 * (1 << w) / 7.0);
   EXPECT_EQ(job.stats().checks_failed, 0U);
+}
+
+TEST(UnequalWorkers, KeepTheirSharesWhereTheyShall) {
+  const std::vector<Layer> layers{conv(4, 16, 8, 16, 3, 1, 1), fully_connected(32, 64, 448)};
+  FakeLink link(2, kSharedBytes);
+  link.ns_per_multiply_add = {4, 1};
+  Job job(layers, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, true, true, false, true);
+  const std::vector<OpPlan> before = job.engine().plan().ops;
+  for (int step = 0; step < 3; ++step) {
+    std::vector<Tensors> got(layers.begin(), layers.end());
+    ASSERT_TRUE(job.step(got).ok());
+  }
+  const std::vector<OpPlan>& after = job.engine().plan().ops;
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    EXPECT_EQ(after[i].p_slices, before[i].p_slices);
+    EXPECT_EQ(after[i].m_slices, before[i].m_slices);
+  }
 }
 
 // A worker that stops answering costs a moment; when it answers again, it gets work again.
