@@ -235,6 +235,7 @@ void Dispatcher::handle(const Completion& completion) {
   if (completion.status == TaskStatus::kOk) {
     stats_.bytes_from_workers += pending.reply_bytes;
     stats_.worker_gemm_s += completion.compute_us * 1e-6;
+    stats_.workers[pending.worker].multiply_adds += pending.work;
   }
   if (pending.sink != nullptr) {
     pending.sink->on_completion(pending.tag, pending.worker, completion, pending.reply);
