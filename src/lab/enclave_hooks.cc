@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "base/philox.h"
+#include "lab/reordered_engine.h"
 
 namespace tempo::lab {
 namespace {
@@ -195,7 +196,9 @@ EnclaveHooks make_enclave_hooks(const EnclaveHookOptions& options) {
   if (!options.step_times.empty()) {
     instruments.clock = std::make_shared<StepClock>(options.step_times);
   }
-  if (instruments.repeated || instruments.clock || instruments.dump) {
+  if (options.reorders_sums) {
+    hooks.wrap_engine = [](LinearEngine&) { return std::make_unique<ReorderedEngine>(); };
+  } else if (instruments.repeated || instruments.clock || instruments.dump) {
     hooks.wrap_engine = [instruments](LinearEngine& engine) {
       return std::make_unique<ObservedEngine>(engine, instruments);
     };

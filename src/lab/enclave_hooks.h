@@ -17,6 +17,9 @@ struct EnclaveHookOptions {
   // With a learning rate of 0 and samples that are all the same, steps send the same bytes, as soon
   // as no product wants another round of checks any more. Implies `seeded`.
   bool repeats_steps = false;
+  // Linear operators inside with the terms of every sum in the opposite order (reordered_engine.h):
+  // for jobs of --scheme plain --offload none.
+  bool reorders_sums = false;
   // A JSON line for every step but the last: {"wall_ms", "cpu_ms", "queued_ms"}, from its begin to
   // that of the next one. cpu_ms: of all the program's threads; queued_ms: that the thread of the
   // steps could have run but had no core (0 where the kernel does not say). Empty: none.

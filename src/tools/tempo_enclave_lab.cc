@@ -18,6 +18,8 @@ constexpr const char* kHelp =
     "  --insecure-key-seed N      keys and check vectors follow from this number\n"
     "  --insecure-repeat-steps    every step has the same ones: for workers that replay results\n"
     "  --insecure-dump DIRECTORY  write the operands of linear operators there, in clear\n"
+    "  --reorder-sums             with --scheme plain --offload none: linear operators with the\n"
+    "                             terms of every sum in the opposite order\n"
     "  --step-times FILE          append a line for every step: wall and CPU time, waits for a "
     "core\n\n";
 
@@ -52,6 +54,7 @@ int main(int argc, char** argv) {
     lab.dump_directory = directory;
   }
   if (const char* path = take_option(arguments, "--step-times")) lab.step_times = path;
+  lab.reorders_sums = take_flag(arguments, "--reorder-sums");
   lab.repeats_steps = take_flag(arguments, "--insecure-repeat-steps");
   if (argc == 2 && std::strcmp(argv[1], "--help") == 0) std::fputs(kHelp, stdout);
   const tempo::EnclaveHooks hooks = tempo::lab::make_enclave_hooks(lab);
