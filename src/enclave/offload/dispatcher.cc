@@ -17,7 +17,7 @@ std::string sanitised(const char* text, std::size_t limit) {
 constexpr std::chrono::milliseconds kSlice{200};  // of waiting
 constexpr double kPatience = 8;                   // times the time that an answer should take
 // How far a measured speed moves towards the last step's.
-constexpr double kSpeedUpdate = 0.3;
+constexpr double kSpeedUpdate = 0.5;
 
 double seconds(Dispatcher::Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
