@@ -1,8 +1,6 @@
 // Workers over TCP as real processes: training through the command line, workers that die, stop and
 // come back, a list that changes, TLS, and health.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <chrono>
@@ -19,6 +17,8 @@
 
 #include "enclave/offload/ring_link.h"
 #include "tests/child_process.h"
+#include "tests/loopback.h"
+#include "tests/npy_file.h"
 #include "tests/run_program.h"
 #include "wire/fd.h"
 #include "wire/shared_words.h"
@@ -33,34 +33,6 @@ constexpr int kPatienceMs = 20000;
 
 std::string program(const char* name) {
   return std::string(TEMPO_BIN_DIR) + "/" + name;
-}
-
-sockaddr_in loopback(std::uint16_t port) {
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  return address;
-}
-
-Fd connect_to(std::uint16_t port) {
-  Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const sockaddr_in address = loopback(port);
-  const bool connected =
-      ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  return connected ? std::move(socket) : Fd();
-}
-
-// One that nobody uses now, below those that the kernel gives to clients.
-std::uint16_t free_port() {
-  static std::uint16_t next = static_cast<std::uint16_t>(20000 + ::getpid() % 10000);
-  for (;;) {
-    const sockaddr_in address = loopback(++next);
-    const Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) {
-      return next;
-    }
-  }
 }
 
 bool in_time(const std::function<bool()>& condition) {
@@ -448,29 +420,18 @@ class RemoteTrainingTest : public TlsWorkersTest {
 
   void SetUp() override {
     TlsWorkersTest::SetUp();
-    std::string pixels, labels;
+    std::vector<std::uint8_t> pixels;
     for (int i = 0; i < kSamples * kSide * kSide; ++i) {
-      pixels += static_cast<char>(i * 37 % 251 + (i / 64 % 4) * 3);
+      pixels.push_back(static_cast<std::uint8_t>(i * 37 % 251 + (i / 64 % 4) * 3));
     }
-    for (std::int64_t i = 0; i < kSamples; ++i) {
-      const std::int64_t label = i % 4;
-      labels.append(reinterpret_cast<const char*>(&label), sizeof(label));
-    }
-    write_npy("x.npy", "|u1", "(96, 1, 8, 8)", pixels);
-    write_npy("y.npy", "<i8", "(96,)", labels);
+    std::vector<std::int64_t> labels;
+    for (std::int64_t i = 0; i < kSamples; ++i) labels.push_back(i % 4);
+    write_npy(path("x.npy"), "|u1", "(96, 1, 8, 8)", pixels);
+    write_npy(path("y.npy"), "<i8", "(96,)", labels);
     const ProgramResult made =
         workspace_.run({program("tempo"), "model", "mlp", "--image", "1x8x8", "--classes", "4",
                         "--seed", "3", "-o", path("m.onnx")});
     ASSERT_EQ(made.exit_code, 0) << made.err;
-  }
-  void write_npy(const std::string& name, const std::string& type, const std::string& shape,
-                 const std::string& bytes) const {
-    std::string header =
-        "{'descr': '" + type + "', 'fortran_order': False, 'shape': " + shape + ", }";
-    header.resize(117, ' ');
-    header += '\n';
-    std::ofstream(path(name), std::ios::binary)
-        << std::string("\x93NUMPY\x01\x00\x76\x00", 10) << header << bytes;
   }
   json train(const std::string& workers, const std::string& scheme,
              const std::vector<std::string>& flags = {}) {
