@@ -5,7 +5,7 @@
 
 #include "tests/child_process.h"
 #include "tests/network_star.h"
-#include "tests/training_test.h"
+#include "tests/training_fixture.h"
 
 namespace tempo {
 namespace {

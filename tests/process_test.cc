@@ -22,10 +22,6 @@ using nlohmann::json;
 
 const std::string kBin = TEMPO_BIN_DIR;
 
-std::string program(const std::string& name) {
-  return kBin + "/" + name;
-}
-
 constexpr int kSide = 12;
 constexpr int kClasses = 4;
 constexpr int kTrainSamples = 320;

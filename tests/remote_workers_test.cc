@@ -15,11 +15,10 @@
 #include <thread>
 #include <vector>
 
-#include "enclave/offload/ring_link.h"
 #include "tests/child_process.h"
 #include "tests/loopback.h"
 #include "tests/npy_file.h"
-#include "tests/run_program.h"
+#include "tests/ring_fixture.h"
 #include "wire/fd.h"
 #include "wire/shared_words.h"
 
@@ -28,15 +27,9 @@ namespace {
 
 using nlohmann::json;
 
-constexpr RingGeometry kGeometry{16, 64, 65536};
-constexpr int kPatienceMs = 20000;
-
-std::string program(const char* name) {
-  return std::string(TEMPO_BIN_DIR) + "/" + name;
-}
-
+// Within 20 s.
 bool in_time(const std::function<bool()>& condition) {
-  for (int tries = 0; tries < kPatienceMs / 10; ++tries) {
+  for (int tries = 0; tries < 2000; ++tries) {
     if (condition()) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
@@ -55,15 +48,13 @@ std::string get(std::uint16_t port, const std::string& target) {
   return answer;
 }
 
-class RemoteWorkersTest : public testing::Test {
+class RemoteWorkersTest : public RingTest {
  protected:
   void TearDown() override {
-    link_.reset();
-    offloader_ = Child();
+    leave();
     workers_.clear();
   }
 
-  std::string path(const std::string& name) const { return workspace_ / name; }
   std::string address(std::size_t i) const {
     return "tcp://127.0.0.1:" + std::to_string(ports_[i]);
   }
@@ -81,26 +72,6 @@ class RemoteWorkersTest : public testing::Test {
     arguments.insert(arguments.end(), flags_[i].begin(), flags_[i].end());
     workers_[i] = Child(arguments);
     ASSERT_TRUE(in_time([&] { return connect_to(ports_[i]).valid(); }));
-  }
-  void start_offloader(const std::string& workers, const std::vector<std::string>& flags = {},
-                       int connect_ms = kPatienceMs) {
-    std::vector<std::string> arguments = {program("tempo-offloader"),
-                                          "--listen",
-                                          "unix:" + path("ring"),
-                                          "--workers",
-                                          workers,
-                                          "--log-level",
-                                          "error",
-                                          "--connect-timeout-ms",
-                                          std::to_string(connect_ms)};
-    arguments.insert(arguments.end(), flags.begin(), flags.end());
-    offloader_ = Child(arguments);
-  }
-  void attach() {
-    auto link = RingLink::attach(path("ring"), kGeometry, kPatienceMs);
-    if (!link) throw std::runtime_error(link.error().one_line());
-    link_ = std::move(*link);
-    EXPECT_TRUE(link_->joins().empty());
   }
   void start(std::size_t workers) {
     std::string list;
@@ -164,12 +135,9 @@ class RemoteWorkersTest : public testing::Test {
     return joins[0];
   }
 
-  Workspace workspace_;
   std::vector<std::uint16_t> ports_;
   std::vector<std::vector<std::string>> flags_;
   std::vector<Child> workers_;
-  Child offloader_;
-  std::unique_ptr<RingLink> link_;
 };
 
 TEST_F(RemoteWorkersTest, AKilledWorkerJoinsAgainWithNothingOfItsOldSelf) {

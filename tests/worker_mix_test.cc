@@ -2,11 +2,13 @@
 // whoever does the work, and work in proportion to speed.
 #include "tests/child_process.h"
 #include "tests/loopback.h"
-#include "tests/training_test.h"
+#include "tests/training_fixture.h"
 
 namespace tempo {
 namespace {
 
+// Long enough for rectifiers to have amplified differences of rounding, which happens to one run
+// sooner than to another.
 const Training kResNet{"resnet20", 40, 16, "0.002"};
 const Training kTransformer{"vit", 12, 8, "0.001"};
 
@@ -50,7 +52,7 @@ class WorkerMixTest : public TrainingTest {
 };
 
 TEST_F(WorkerMixTest, ThreeWorkersOfBothKinds) {
-  expect_mix_trains({"resnet20", 6, 16, "0.002"}, 1, 2);
+  expect_mix_trains(kResNet, 1, 2);
 }
 
 struct Mix {
@@ -67,7 +69,7 @@ TEST_P(EveryMix, TrainsATransformer) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Workers, EveryMix,
-                         testing::Values(Mix{1, 0}, Mix{0, 1}, Mix{1, 1}, Mix{1, 2}, Mix{0, 4},
+                         testing::Values(Mix{1, 0}, Mix{0, 1}, Mix{1, 1}, Mix{2, 1}, Mix{0, 4},
                                          Mix{3, 2}, Mix{6, 0}, Mix{2, 5}, Mix{4, 4}, Mix{0, 8}),
                          [](const auto& mix) {
                            return "Local" + std::to_string(mix.param.local) + "Remote" +

@@ -1,4 +1,4 @@
-// File: tests/training_test.h
+// File: tests/training_fixture.h
 // Whole training runs through the command line with workers of the test's, and whether they come to
 // what the enclave alone comes to.
 //
@@ -31,10 +31,6 @@
 #include "tests/run_program.h"
 
 namespace tempo {
-
-inline std::string program(const std::string& name) {
-  return std::string(TEMPO_BIN_DIR) + "/" + name;
-}
 
 struct Training {
   std::string model;
