@@ -200,6 +200,9 @@ class StepWatch {
     return true;
   }
 
+  // The same from the step that it is at now.
+  bool wait_for_more(std::size_t steps) const { return wait_for(step_times(file_).size() + steps); }
+
   // In seconds, of the steps that are complete.
   static std::vector<double> step_times(const std::filesystem::path& file) {
     std::vector<double> times;

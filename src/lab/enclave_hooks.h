@@ -3,6 +3,7 @@
 // write plaintext operands to files. For experiments and tests; never part of a product program.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -24,6 +25,8 @@ struct EnclaveHookOptions {
   // that of the next one. cpu_ms: of all the program's threads; queued_ms: that the thread of the
   // steps could have run but had no core (0 where the kernel does not say). Empty: none.
   std::string step_times;
+  // Waits before every step, so that a training lasts long enough for something to happen to it.
+  std::chrono::milliseconds step_pause{0};
   // Appends the operands of every linear operator, in clear, to DIRECTORY/plain.f32
   // (little-endian floats) and a JSON line each to DIRECTORY/plain.jsonl:
   // {"operator", "kind" (input, weights, bias, output, d_output), "rows", "cols", "offset"
