@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "enclave/graph/test_models.h"
+#include "tests/npy_file.h"
 #include "tests/run_program.h"
 
 namespace tempo {
@@ -21,25 +22,6 @@ namespace {
 using nlohmann::json;
 
 const std::string kBin = TEMPO_BIN_DIR;
-
-std::string program(const std::string& name) {
-  return kBin + "/" + name;
-}
-
-template <class T>
-void write_npy(const std::filesystem::path& path, const char* type, const std::string& shape,
-               const std::vector<T>& values) {
-  std::string header =
-      std::string("{'descr': '") + type + "', 'fortran_order': False, 'shape': " + shape + ", }";
-  header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10 - 1, ' ');
-  header += '\n';
-  std::ofstream file(path, std::ios::binary);
-  file.write("\x93NUMPY\x01\x00", 8);
-  file.put(static_cast<char>(header.size() & 0xff)).put(static_cast<char>(header.size() >> 8));
-  file << header;
-  file.write(reinterpret_cast<const char*>(values.data()),
-             static_cast<std::streamsize>(values.size() * sizeof(T)));
-}
 
 constexpr int kSide = 12;
 constexpr int kClasses = 4;

@@ -1,8 +1,6 @@
 // Workers over TCP as real processes: training through the command line, workers that die, stop and
 // come back, a list that changes, TLS, and health.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <chrono>
@@ -17,9 +15,10 @@
 #include <thread>
 #include <vector>
 
-#include "enclave/offload/ring_link.h"
 #include "tests/child_process.h"
-#include "tests/run_program.h"
+#include "tests/loopback.h"
+#include "tests/npy_file.h"
+#include "tests/ring_fixture.h"
 #include "wire/fd.h"
 #include "wire/shared_words.h"
 
@@ -28,43 +27,9 @@ namespace {
 
 using nlohmann::json;
 
-constexpr RingGeometry kGeometry{16, 64, 65536};
-constexpr int kPatienceMs = 20000;
-
-std::string program(const char* name) {
-  return std::string(TEMPO_BIN_DIR) + "/" + name;
-}
-
-sockaddr_in loopback(std::uint16_t port) {
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  return address;
-}
-
-Fd connect_to(std::uint16_t port) {
-  Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const sockaddr_in address = loopback(port);
-  const bool connected =
-      ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  return connected ? std::move(socket) : Fd();
-}
-
-// One that nobody uses now, below those that the kernel gives to clients.
-std::uint16_t free_port() {
-  static std::uint16_t next = static_cast<std::uint16_t>(20000 + ::getpid() % 10000);
-  for (;;) {
-    const sockaddr_in address = loopback(++next);
-    const Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) {
-      return next;
-    }
-  }
-}
-
+// Within 20 s.
 bool in_time(const std::function<bool()>& condition) {
-  for (int tries = 0; tries < kPatienceMs / 10; ++tries) {
+  for (int tries = 0; tries < 2000; ++tries) {
     if (condition()) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
@@ -83,15 +48,13 @@ std::string get(std::uint16_t port, const std::string& target) {
   return answer;
 }
 
-class RemoteWorkersTest : public testing::Test {
+class RemoteWorkersTest : public RingTest {
  protected:
   void TearDown() override {
-    link_.reset();
-    offloader_ = Child();
+    leave();
     workers_.clear();
   }
 
-  std::string path(const std::string& name) const { return workspace_ / name; }
   std::string address(std::size_t i) const {
     return "tcp://127.0.0.1:" + std::to_string(ports_[i]);
   }
@@ -109,26 +72,6 @@ class RemoteWorkersTest : public testing::Test {
     arguments.insert(arguments.end(), flags_[i].begin(), flags_[i].end());
     workers_[i] = Child(arguments);
     ASSERT_TRUE(in_time([&] { return connect_to(ports_[i]).valid(); }));
-  }
-  void start_offloader(const std::string& workers, const std::vector<std::string>& flags = {},
-                       int connect_ms = kPatienceMs) {
-    std::vector<std::string> arguments = {program("tempo-offloader"),
-                                          "--listen",
-                                          "unix:" + path("ring"),
-                                          "--workers",
-                                          workers,
-                                          "--log-level",
-                                          "error",
-                                          "--connect-timeout-ms",
-                                          std::to_string(connect_ms)};
-    arguments.insert(arguments.end(), flags.begin(), flags.end());
-    offloader_ = Child(arguments);
-  }
-  void attach() {
-    auto link = RingLink::attach(path("ring"), kGeometry, kPatienceMs);
-    if (!link) throw std::runtime_error(link.error().one_line());
-    link_ = std::move(*link);
-    EXPECT_TRUE(link_->joins().empty());
   }
   void start(std::size_t workers) {
     std::string list;
@@ -192,12 +135,9 @@ class RemoteWorkersTest : public testing::Test {
     return joins[0];
   }
 
-  Workspace workspace_;
   std::vector<std::uint16_t> ports_;
   std::vector<std::vector<std::string>> flags_;
   std::vector<Child> workers_;
-  Child offloader_;
-  std::unique_ptr<RingLink> link_;
 };
 
 TEST_F(RemoteWorkersTest, AKilledWorkerJoinsAgainWithNothingOfItsOldSelf) {
@@ -448,29 +388,18 @@ class RemoteTrainingTest : public TlsWorkersTest {
 
   void SetUp() override {
     TlsWorkersTest::SetUp();
-    std::string pixels, labels;
+    std::vector<std::uint8_t> pixels;
     for (int i = 0; i < kSamples * kSide * kSide; ++i) {
-      pixels += static_cast<char>(i * 37 % 251 + (i / 64 % 4) * 3);
+      pixels.push_back(static_cast<std::uint8_t>(i * 37 % 251 + (i / 64 % 4) * 3));
     }
-    for (std::int64_t i = 0; i < kSamples; ++i) {
-      const std::int64_t label = i % 4;
-      labels.append(reinterpret_cast<const char*>(&label), sizeof(label));
-    }
-    write_npy("x.npy", "|u1", "(96, 1, 8, 8)", pixels);
-    write_npy("y.npy", "<i8", "(96,)", labels);
+    std::vector<std::int64_t> labels;
+    for (std::int64_t i = 0; i < kSamples; ++i) labels.push_back(i % 4);
+    write_npy(path("x.npy"), "|u1", "(96, 1, 8, 8)", pixels);
+    write_npy(path("y.npy"), "<i8", "(96,)", labels);
     const ProgramResult made =
         workspace_.run({program("tempo"), "model", "mlp", "--image", "1x8x8", "--classes", "4",
                         "--seed", "3", "-o", path("m.onnx")});
     ASSERT_EQ(made.exit_code, 0) << made.err;
-  }
-  void write_npy(const std::string& name, const std::string& type, const std::string& shape,
-                 const std::string& bytes) const {
-    std::string header =
-        "{'descr': '" + type + "', 'fortran_order': False, 'shape': " + shape + ", }";
-    header.resize(117, ' ');
-    header += '\n';
-    std::ofstream(path(name), std::ios::binary)
-        << std::string("\x93NUMPY\x01\x00\x76\x00", 10) << header << bytes;
   }
   json train(const std::string& workers, const std::string& scheme,
              const std::vector<std::string>& flags = {}) {

@@ -23,6 +23,11 @@ extern char** environ;
 
 namespace tempo {
 
+// One of the programs of this build.
+inline std::string program(const std::string& name) {
+  return std::string(TEMPO_BIN_DIR) + "/" + name;
+}
+
 inline std::string read_file(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};

@@ -1,7 +1,7 @@
 # Gradients and losses of all schemes against each other, in one process. Whole runs of the deep
 # network take a minute: they count as slow.
-tempo_test(scheme_equivalence_test.cc LABEL fast TIMEOUT 1500 DEPS tempo_job_runner tempo_model_zoo
-  tempo_nn_testing)
+tempo_test(scheme_equivalence_test.cc LABEL fast TIMEOUT 1500 DEPS tempo_job_runner tempo_lab_enclave
+  tempo_model_zoo tempo_nn_testing)
 set(slow_curves "Models/SchemeEquivalence.LossCurvesDifferAsSummationOrdersDo/1")
 set_tests_properties(scheme_equivalence_test PROPERTIES
   ENVIRONMENT "GTEST_FILTER=-${slow_curves};OMP_WAIT_POLICY=passive")

@@ -19,8 +19,8 @@
 #include <thread>
 #include <vector>
 
-#include "enclave/offload/ring_link.h"
 #include "tests/child_process.h"
+#include "tests/ring_fixture.h"
 #include "wire/shared_words.h"
 #include "wire/unix_socket.h"
 
@@ -29,17 +29,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr RingGeometry kGeometry{16, 64, 65536};
-constexpr int kPatienceMs = 20000;
-
 struct Matrix {
   std::uint32_t rows = 0, cols = 0;
   std::vector<float> values;
 };
-
-std::string program(const char* name) {
-  return std::string(TEMPO_BIN_DIR) + "/" + name;
-}
 
 std::set<std::string> shared_memory_files() {
   std::set<std::string> names;
@@ -47,21 +40,13 @@ std::set<std::string> shared_memory_files() {
   return names;
 }
 
-class WorkersTest : public testing::Test {
+class WorkersTest : public RingTest {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/tempo-workers-XXXXXX";
-    ASSERT_NE(::mkdtemp(name), nullptr);
-    directory_ = name;
-  }
   void TearDown() override {
-    link_.reset();
-    offloader_ = Child();
+    leave();
     workers_.clear();
-    fs::remove_all(directory_);
   }
 
-  std::string path(const std::string& name) const { return directory_ + "/" + name; }
   std::string worker_path(std::size_t i) const { return path("worker" + std::to_string(i)); }
 
   void start_worker(const std::vector<std::string>& flags = {},
@@ -83,22 +68,7 @@ class WorkersTest : public testing::Test {
     for (std::size_t i = 0; i < workers_.size(); ++i) {
       addresses += (i > 0 ? ",unix:" : "unix:") + worker_path(i);
     }
-    std::vector<std::string> arguments = {program("tempo-offloader"),
-                                          "--listen",
-                                          "unix:" + path("ring"),
-                                          "--workers",
-                                          addresses,
-                                          "--log-level",
-                                          "error",
-                                          "--connect-timeout-ms",
-                                          std::to_string(connect_ms)};
-    arguments.insert(arguments.end(), flags.begin(), flags.end());
-    offloader_ = Child(arguments);
-  }
-  void attach() {
-    auto link = RingLink::attach(path("ring"), kGeometry, kPatienceMs);
-    if (!link) throw std::runtime_error(link.error().one_line());  // nothing to test then
-    link_ = std::move(*link);
+    RingTest::start_offloader(addresses, flags, connect_ms);
   }
   void start(std::size_t workers) {
     for (std::size_t i = 0; i < workers; ++i) start_worker();
@@ -180,10 +150,7 @@ class WorkersTest : public testing::Test {
     EXPECT_EQ(out.values[0], 25.0F);
   }
 
-  std::string directory_;
   std::vector<Child> workers_;
-  Child offloader_;
-  std::unique_ptr<RingLink> link_;
   std::map<std::uint64_t, Completion> completed_;
   std::mt19937 random_{11};
   std::normal_distribution<float> normal_;
@@ -339,7 +306,7 @@ TEST_F(WorkersTest, EverythingEndsCleanlyWhenTheEnclaveLeaves) {
     worker.send_signal(SIGTERM);
     EXPECT_EQ(worker.wait(), 0);
   }
-  EXPECT_TRUE(fs::is_empty(directory_));
+  EXPECT_TRUE(fs::is_empty(path("")));
   EXPECT_EQ(shared_memory_files(), before);
 }
 
@@ -350,7 +317,7 @@ TEST_F(WorkersTest, InterruptsEndTheProgramsCleanlyInTheMiddle) {
   EXPECT_EQ(offloader_.wait(), 0);
   workers_[0].send_signal(SIGINT);
   EXPECT_EQ(workers_[0].wait(), 0);
-  EXPECT_TRUE(fs::is_empty(directory_));
+  EXPECT_TRUE(fs::is_empty(path("")));
 }
 
 TEST_F(WorkersTest, AWorkerOutOfMemorySaysByHowMuch) {
@@ -391,7 +358,7 @@ TEST_F(WorkersTest, WithoutWorkersTheOffloaderSaysSo) {
       Child({program("tempo-offloader"), "--listen", "unix:" + path("ring"), "--workers",
              "unix:" + path("nobody"), "--log-level", "off", "--connect-timeout-ms", "100"});
   EXPECT_EQ(offloader_.wait(), static_cast<int>(ErrorCode::kNoWorker));
-  EXPECT_TRUE(fs::is_empty(directory_));
+  EXPECT_TRUE(fs::is_empty(path("")));
 }
 
 TEST_F(WorkersTest, ASilentWorkerIsLeftOut) {
@@ -495,7 +462,8 @@ TEST_F(WorkersTest, TheLabWorkerCheatsAndRecordsWhereAskedAndTheProductHasNoneOf
   std::ifstream file(program("tempo-worker"), std::ios::binary);
   const std::string binary((std::istreambuf_iterator<char>(file)), {});
   ASSERT_GT(binary.size(), 1000U);
-  for (const char* trace : {"cheat", "die-after", "stall-after", "record-limit", "LabHooks"}) {
+  for (const char* trace :
+       {"cheat", "die-after", "stall-after", "record-limit", "throttled", "LabHooks"}) {
     EXPECT_EQ(binary.find(trace), std::string::npos) << trace;
   }
 }

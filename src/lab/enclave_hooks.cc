@@ -6,8 +6,10 @@
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "base/philox.h"
+#include "lab/reordered_engine.h"
 
 namespace tempo::lab {
 namespace {
@@ -104,6 +106,7 @@ struct Instruments {
   std::shared_ptr<SeededRandom> repeated;  // null: steps differ
   std::shared_ptr<StepClock> clock;        // null: none
   std::shared_ptr<DumpFile> dump;          // null: none
+  std::chrono::milliseconds pause{0};      // before a step
 };
 
 // Passes everything on and writes down what it sees.
@@ -116,6 +119,7 @@ class ObservedEngine final : public LinearEngine {
   Status begin_step(StepMode mode) override {
     if (instruments_.repeated) instruments_.repeated->begin_again();
     if (instruments_.clock) instruments_.clock->begin();
+    std::this_thread::sleep_for(instruments_.pause);
     return engine_.begin_step(mode);
   }
   void announce(const LinearOp& op, const std::vector<const float*>& weights) override {
@@ -196,7 +200,11 @@ EnclaveHooks make_enclave_hooks(const EnclaveHookOptions& options) {
   if (!options.step_times.empty()) {
     instruments.clock = std::make_shared<StepClock>(options.step_times);
   }
-  if (instruments.repeated || instruments.clock || instruments.dump) {
+  instruments.pause = options.step_pause;
+  if (options.reorders_sums) {
+    hooks.wrap_engine = [](LinearEngine&) { return std::make_unique<ReorderedEngine>(); };
+  } else if (instruments.repeated || instruments.clock || instruments.dump ||
+             instruments.pause.count() > 0) {
     hooks.wrap_engine = [instruments](LinearEngine& engine) {
       return std::make_unique<ObservedEngine>(engine, instruments);
     };

@@ -1,1 +1,1 @@
-tempo_library(tempo_lab_enclave SOURCES enclave_hooks.cc DEPS tempo_job_runner)
+tempo_library(tempo_lab_enclave SOURCES enclave_hooks.cc reordered_engine.cc DEPS tempo_job_runner)

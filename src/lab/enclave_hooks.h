@@ -3,6 +3,7 @@
 // write plaintext operands to files. For experiments and tests; never part of a product program.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -18,10 +19,15 @@ struct EnclaveHookOptions {
   // as no product wants another round of checks any more. Implies `seeded`; workers keep the shares
   // that they were dealt.
   bool repeats_steps = false;
+  // Linear operators inside with the terms of every sum in the opposite order (reordered_engine.h):
+  // for jobs of --scheme plain --offload none.
+  bool reorders_sums = false;
   // A JSON line for every step but the last: {"wall_ms", "cpu_ms", "queued_ms"}, from its begin to
   // that of the next one. cpu_ms: of all the program's threads; queued_ms: that the thread of the
   // steps could have run but had no core (0 where the kernel does not say). Empty: none.
   std::string step_times;
+  // Waits before every step, so that a training lasts long enough for something to happen to it.
+  std::chrono::milliseconds step_pause{0};
   // Appends the operands of every linear operator, in clear, to DIRECTORY/plain.f32
   // (little-endian floats) and a JSON line each to DIRECTORY/plain.jsonl:
   // {"operator", "kind" (input, weights, bias, output, d_output), "rows", "cols", "offset"

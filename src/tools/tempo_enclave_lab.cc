@@ -1,5 +1,6 @@
 // tempo-enclave-lab: an enclave with injected randomness and plaintext export, for experiments and
 // tests.
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,6 +19,9 @@ constexpr const char* kHelp =
     "  --insecure-key-seed N      keys and check vectors follow from this number\n"
     "  --insecure-repeat-steps    every step has the same ones: for workers that replay results\n"
     "  --insecure-dump DIRECTORY  write the operands of linear operators there, in clear\n"
+    "  --reorder-sums             with --scheme plain --offload none: linear operators with the\n"
+    "                             terms of every sum in the opposite order\n"
+    "  --step-pause MS            wait so long before every step\n"
     "  --step-times FILE          append a line for every step: wall and CPU time, waits for a "
     "core\n\n";
 
@@ -52,6 +56,10 @@ int main(int argc, char** argv) {
     lab.dump_directory = directory;
   }
   if (const char* path = take_option(arguments, "--step-times")) lab.step_times = path;
+  if (const char* ms = take_option(arguments, "--step-pause")) {
+    lab.step_pause = std::chrono::milliseconds(std::strtol(ms, nullptr, 10));
+  }
+  lab.reorders_sums = take_flag(arguments, "--reorder-sums");
   lab.repeats_steps = take_flag(arguments, "--insecure-repeat-steps");
   if (argc == 2 && std::strcmp(argv[1], "--help") == 0) std::fputs(kHelp, stdout);
   const tempo::EnclaveHooks hooks = tempo::lab::make_enclave_hooks(lab);

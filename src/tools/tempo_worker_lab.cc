@@ -1,5 +1,5 @@
-// tempo-worker-lab: a worker that cheats, dies, stalls, records or replays, for experiments and
-// tests.
+// tempo-worker-lab: a worker that cheats, dies, stalls, records, replays or takes its time, for
+// experiments and tests.
 #include <sys/prctl.h>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lab/replay_device.h"
+#include "lab/throttled_device.h"
 #include "lab/worker_hooks.h"
 #include "tools/daemon.h"
 #include "tools/worker_main.h"
@@ -48,13 +49,21 @@ class LabExtension final : public tempo::WorkerExtension {
         ->capture_default_str();
     app.add_option("--replay-steps", replay_.step_log,
                    "--device replay: a line for every replayed step goes to this file");
+    app.add_option("--rate", rate_,
+                   "--device throttled, a processor of a chosen speed: multiply-adds a second")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
   }
 
-  std::vector<std::string> devices() const override { return {"replay"}; }
+  std::vector<std::string> devices() const override { return {"replay", "throttled"}; }
 
   tempo::Result<std::unique_ptr<tempo::Device>> make_device(
-      const std::string& /*name*/, int threads,
+      const std::string& name, int threads,
       const std::vector<tempo::WorkerAddress>& listen) override {
+    if (name == "throttled") {
+      return std::unique_ptr<tempo::Device>(
+          std::make_unique<tempo::lab::ThrottledDevice>(rate_, threads));
+    }
     const auto over_tcp = std::count_if(listen.begin(), listen.end(),
                                         [](const auto& address) { return address.is_tcp(); });
     if (over_tcp != 0 && over_tcp != std::ssize(listen)) {
@@ -88,6 +97,7 @@ class LabExtension final : public tempo::WorkerExtension {
   std::string record_limit_ = "1G";
   tempo::lab::ReplayOptions replay_;
   std::string replay_limit_ = "8G";
+  double rate_ = 1e9;
 };
 
 }  // namespace

@@ -17,7 +17,7 @@ std::string sanitised(const char* text, std::size_t limit) {
 constexpr std::chrono::milliseconds kSlice{200};  // of waiting
 constexpr double kPatience = 8;                   // times the time that an answer should take
 // How far a measured speed moves towards the last step's.
-constexpr double kSpeedUpdate = 0.3;
+constexpr double kSpeedUpdate = 0.5;
 
 double seconds(Dispatcher::Clock::duration duration) {
   return std::chrono::duration<double>(duration).count();
@@ -235,6 +235,7 @@ void Dispatcher::handle(const Completion& completion) {
   if (completion.status == TaskStatus::kOk) {
     stats_.bytes_from_workers += pending.reply_bytes;
     stats_.worker_gemm_s += completion.compute_us * 1e-6;
+    stats_.workers[pending.worker].multiply_adds += pending.work;
   }
   if (pending.sink != nullptr) {
     pending.sink->on_completion(pending.tag, pending.worker, completion, pending.reply);

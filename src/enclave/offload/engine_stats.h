@@ -14,6 +14,7 @@ struct WorkerStats {
   std::uint64_t tasks = 0;
   std::uint64_t products = 0;  // results that passed their checks
   std::uint64_t tampered = 0;  // results that failed them
+  double multiply_adds = 0;    // of all products that it answered
   bool lost = false;           // gone before the end
 };
 

@@ -16,7 +16,7 @@ namespace {
 // Workers that are asked for one unit, one after the other, before the enclave does it.
 constexpr int kMaxIssues = 3;
 // Work is dealt anew when a worker's share has changed by this part of it.
-constexpr double kShareDrift = 0.2;
+constexpr double kShareDrift = 0.05;
 constexpr std::chrono::milliseconds kLateCheckInterval{200};
 
 }  // namespace

@@ -173,6 +173,10 @@ TEST_P(EveryScheme, MovesTheBytesThatThePlanSays) {
   EXPECT_EQ(job.stats().bytes_to_workers, job.engine().plan().bytes_to_workers);
   EXPECT_EQ(job.stats().bytes_from_workers, job.engine().plan().bytes_from_workers);
   EXPECT_EQ(job.stats().checks_done, static_cast<std::uint64_t>(job.engine().plan().products));
+  // Forward and two gradients.
+  double work = 0;
+  for (const WorkerStats& worker : job.stats().workers) work += worker.multiply_adds;
+  EXPECT_EQ(work, 3.0 * static_cast<double>(job.engine().plan().multiply_adds));
 }
 
 INSTANTIATE_TEST_SUITE_P(Schemes, EveryScheme,

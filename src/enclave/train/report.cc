@@ -97,6 +97,7 @@ Json workers_json(const EngineStats& engine) {
                        {"tasks", worker.tasks},
                        {"products", worker.products},
                        {"tampered", worker.tampered},
+                       {"multiply_adds", worker.multiply_adds},
                        {"lost", worker.lost}});
   }
   return workers;

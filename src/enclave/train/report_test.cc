@@ -31,6 +31,7 @@ Report some_report() {
   report.engine.workers.resize(2);
   report.engine.workers[1].device = "GPU \x1b[31m\xff\nof doom";
   report.engine.workers[1].tampered = 1;
+  report.engine.workers[1].multiply_adds = 1e12;
   report.engine.events.push_back({EngineEvent::Kind::kTampered, 1, "conv1", "forward", 17});
   report.engine.events.push_back({EngineEvent::Kind::kLost, -1, "", "gone", 18});
   report.engine.soundness.push_back({"conv1", "forward", 3, 0.001, 25, 1e-9});
@@ -118,6 +119,7 @@ TEST(Report, NamesWorkersOperatorsAndSoundness) {
   EXPECT_EQ(worker.at("index"), 1);
   EXPECT_EQ(worker.at("device"), "GPU ?[31m??of doom");
   EXPECT_EQ(worker.at("tampered"), 1);
+  EXPECT_EQ(worker.at("multiply_adds"), 1e12);
   const auto& events = json.at("events");
   EXPECT_EQ(events[0].at("kind"), "tampered");
   EXPECT_EQ(events[0].at("worker"), 1);
