@@ -383,7 +383,16 @@ TEST_F(ProcessTest, ACheatingWorkerIsCaughtAndNamed) {
     EXPECT_EQ(cheated["checks"]["failed"], 1) << column;
     ASSERT_EQ(cheated["events"].size(), 1U);
     EXPECT_EQ(cheated["events"][0]["worker"], 0);
-    EXPECT_NE(cheated["events"][0]["operator"].get<std::string>(), "");
+    const json& event = cheated["events"][0];
+    EXPECT_NE(event["operator"].get<std::string>(), "");
+    EXPECT_GT(event["positions"][1], event["positions"][0]);
+    EXPECT_GT(event["out_features"][1], event["out_features"][0]);
+    EXPECT_EQ(event["refused_rows"], 1);
+    EXPECT_GE(event["rows"], 1);
+    // What it did, as far as a few rounds tell: the column's rms is near that of the result.
+    EXPECT_GT(event["deviation"], 0.01 / 6);
+    EXPECT_LT(event["deviation"], 0.01 * 6);
+    EXPECT_LT(event["tolerance"], event["deviation"]);
     EXPECT_NE(read_file(log), "");
     std::filesystem::remove(log);
   }
@@ -523,7 +532,7 @@ TEST_F(ProcessTest, BadInputGetsOneClearLineAndItsExitCode) {
       {"pattern without a parameter", {"--freeze", "fc0.*"}, 2, "fc1.weight"},
       {"nothing to train", {"--freeze", "*"}, 2, "nothing is left"},
       {"labels of another loss", {"--loss", "mse"}, 6, "float32"},
-      {"goal out of reach", {"--tamper-size", "1e-6"}, 2, "soundness"},
+      {"goal out of reach", {"--integrity", "e=1e-6"}, 2, "--integrity"},
   };
   for (const Case& c : cases) {
     const ProgramResult run = work_.run(train_command(mlp, c.flags));

@@ -42,6 +42,11 @@ struct PlanSummary {
   std::vector<KindWork> non_linear;
 };
 
+// "t=1e-06, e=0.01: an error of ... ; 1200 checks planned, uniform rounds: forward 3, weight
+// gradient 3 to 4, input gradient 3", and what Theorem V.2 asks for where vectors are binary. Empty
+// where nothing is checked.
+std::string integrity_line(const Plan& plan, const SoundnessGoal& goal);
+
 std::string plan_text(const PlanSummary& summary);
 std::string plan_json(const PlanSummary& summary);
 

@@ -19,7 +19,7 @@ constexpr std::uint64_t kSharedBytes = std::uint64_t{16} << 20;
 class Job {
  public:
   Job(const std::vector<Layer>& geometries, Scheme scheme, FakeLink& link,
-      TamperPolicy on_tamper = TamperPolicy::kContinue, int patience_ms = 2000,
+      TamperPolicy on_tamper = TamperPolicy::kQuarantine, int patience_ms = 2000,
       bool needs_weight_gradient = true, bool needs_input_gradient = true, bool reuses_keys = false)
       : pool_(2),
         local_(pool_, ledger_),
@@ -218,7 +218,7 @@ Inference infer_three_batches(FakeLink& link, bool reuses_keys) {
   link.record = true;
   Inference seen;
   {
-    Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, true, true,
+    Job job(geometries, Scheme::kTempo, link, TamperPolicy::kQuarantine, 2000, true, true,
             reuses_keys);
     const std::vector<Tensors> model(geometries.begin(), geometries.end());
     for (unsigned batch = 0; batch < 3; ++batch) {
@@ -287,7 +287,7 @@ TEST(KeyReuse, NeverHappensInTraining) {
   const std::vector<Layer> geometries{fully_connected(4, 64, 48)};
   FakeLink link(1, kSharedBytes);
   link.record = true;
-  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, true, true, true);
+  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kQuarantine, 2000, true, true, true);
   std::vector<Tensors> tensors(geometries.begin(), geometries.end());
   ASSERT_TRUE(job.step(tensors).ok());
   ASSERT_TRUE(job.step(tensors).ok());
@@ -375,7 +375,7 @@ TEST(OffloadEngine, GoesOnAloneWhenTheQueueIsNeverServed) {
   const std::vector<Layer> geometries{conv(32, 12, 8, 16, 3, 1, 1)};
   FakeLink link(3, kSharedBytes);
   link.silent = true;
-  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 200);
+  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kQuarantine, 200);
   std::vector<Tensors> got(geometries.begin(), geometries.end());
   std::vector<Tensors> want(geometries.begin(), geometries.end());
   ASSERT_TRUE(job.step(got).ok());
@@ -422,7 +422,7 @@ TEST(OffloadEngine, SendsNoProductsForFrozenWeights) {
       weight_products += (task.flags & kTransposeA) != 0 ? 1 : 0;
       input_products += (task.flags & (kTransposeA | kTransposeB)) == 0 ? 1 : 0;
     };
-    Job job({g}, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, false, needs_input);
+    Job job({g}, Scheme::kTempo, link, TamperPolicy::kQuarantine, 2000, false, needs_input);
     const LinearOp& op = job.ops()[0];
     Tensors t(g);
     Tensors want(g);
@@ -723,7 +723,7 @@ TEST(LateWorker, IsReplacedUntilItAnswers) {
   bool is_stopped = false;
   link.withholds = [&](const Task& task) { return is_stopped && task.worker == 1; };
   constexpr int kPatienceMs = 100;
-  Job job(layers, Scheme::kTempo, link, TamperPolicy::kContinue, kPatienceMs);
+  Job job(layers, Scheme::kTempo, link, TamperPolicy::kQuarantine, kPatienceMs);
   const auto step_and_compare = [&](const char* when) {
     std::vector<Tensors> got(layers.begin(), layers.end());
     std::vector<Tensors> want(layers.begin(), layers.end());
@@ -755,7 +755,7 @@ TEST(LateWorker, LeavesTheWorkToTheEnclaveWhenItIsTheOnlyOne) {
   const std::vector<Layer> layers{conv(4, 8, 8, 16, 3, 1, 1)};
   FakeLink link(1, kSharedBytes);
   link.withholds = [](const Task& task) { return task.verb == Verb::kMultiply; };
-  Job job(layers, Scheme::kTempo, link, TamperPolicy::kContinue, 50);
+  Job job(layers, Scheme::kTempo, link, TamperPolicy::kQuarantine, 50);
   std::vector<Tensors> got(layers.begin(), layers.end());
   std::vector<Tensors> want(layers.begin(), layers.end());
   ASSERT_TRUE(job.step(got).ok());
