@@ -2,9 +2,11 @@
 // come back, a list that changes, TLS, and health.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -12,16 +14,21 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/log_limit.h"
 #include "enclave/offload/ring_link.h"
 #include "tests/child_process.h"
 #include "tests/run_program.h"
 #include "wire/fd.h"
+#include "wire/frame.h"
+#include "wire/relay_frame.h"
 #include "wire/shared_words.h"
+#include "wire/unix_socket.h"
 
 namespace tempo {
 namespace {
@@ -43,12 +50,29 @@ sockaddr_in loopback(std::uint16_t port) {
   return address;
 }
 
-Fd connect_to(std::uint16_t port) {
-  Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const sockaddr_in address = loopback(port);
-  const bool connected =
-      ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  return connected ? std::move(socket) : Fd();
+// host: an address or "localhost".
+Fd connect_to(std::uint16_t port, const std::string& host = "127.0.0.1") {
+  const std::string bare = host[0] == '[' ? host.substr(1, host.size() - 2) : host;
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (::getaddrinfo(bare.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return Fd();
+  Fd connected;
+  for (const addrinfo* each = found; each != nullptr && !connected.valid(); each = each->ai_next) {
+    Fd socket(::socket(each->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (::connect(socket.get(), each->ai_addr, each->ai_addrlen) == 0)
+      connected = std::move(socket);
+  }
+  ::freeaddrinfo(found);
+  return connected;
+}
+
+bool has_ipv6() {
+  const Fd socket(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in6 address = {};
+  address.sin6_family = AF_INET6;
+  address.sin6_addr = in6addr_loopback;
+  return ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
 }
 
 // One that nobody uses now, below those that the kernel gives to clients.
@@ -93,9 +117,17 @@ class RemoteWorkersTest : public testing::Test {
 
   std::string path(const std::string& name) const { return workspace_ / name; }
   std::string address(std::size_t i) const {
-    return "tcp://127.0.0.1:" + std::to_string(ports_[i]);
+    return "tcp://" + host_ + ":" + std::to_string(ports_[i]);
   }
+  std::string log_path(const std::string& name) const { return path(name + ".log"); }
 
+  // With what it says on standard error in a file.
+  Child start_logged(const std::string& name, const std::vector<std::string>& arguments) const {
+    std::vector<std::string> command = {"/bin/sh", "-c",
+                                        "exec \"$0\" \"$@\" 2>> " + log_path(name)};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    return Child(command);
+  }
   void start_worker(const std::vector<std::string>& flags = {}) {
     ports_.push_back(free_port());
     flags_.push_back(flags);
@@ -105,10 +137,10 @@ class RemoteWorkersTest : public testing::Test {
   void restart_worker(std::size_t i) {
     std::vector<std::string> arguments = {
         program("tempo-worker"), "--listen", address(i), "--threads", "1", "--memory", "64M",
-        "--log-level",           "error"};
+        "--log-level",           "warn"};
     arguments.insert(arguments.end(), flags_[i].begin(), flags_[i].end());
-    workers_[i] = Child(arguments);
-    ASSERT_TRUE(in_time([&] { return connect_to(ports_[i]).valid(); }));
+    workers_[i] = start_logged("worker" + std::to_string(i), arguments);
+    ASSERT_TRUE(in_time([&] { return connect_to(ports_[i], host_).valid(); }));
   }
   void start_offloader(const std::string& workers, const std::vector<std::string>& flags = {},
                        int connect_ms = kPatienceMs) {
@@ -118,11 +150,11 @@ class RemoteWorkersTest : public testing::Test {
                                           "--workers",
                                           workers,
                                           "--log-level",
-                                          "error",
+                                          "warn",
                                           "--connect-timeout-ms",
                                           std::to_string(connect_ms)};
     arguments.insert(arguments.end(), flags.begin(), flags.end());
-    offloader_ = Child(arguments);
+    offloader_ = start_logged("offloader", arguments);
   }
   void attach() {
     auto link = RingLink::attach(path("ring"), kGeometry, kPatienceMs);
@@ -193,6 +225,7 @@ class RemoteWorkersTest : public testing::Test {
   }
 
   Workspace workspace_;
+  std::string host_ = "127.0.0.1";  // of workers
   std::vector<std::uint16_t> ports_;
   std::vector<std::vector<std::string>> flags_;
   std::vector<Child> workers_;
@@ -328,6 +361,19 @@ TEST_F(RemoteWorkersTest, ACrowdOfGarbageCostsAWorkerLittleMemoryAndNobodyElse) 
   EXPECT_LT(peak_memory(workers_[0].pid()) - before, 32 << 10);
 }
 
+TEST_F(RemoteWorkersTest, AnswerAtNamesAndAtAddressesOfBothKinds) {
+  for (const char* host : {"[::1]", "localhost"}) {
+    if (host[0] == '[' && !has_ipv6()) continue;
+    host_ = host;
+    start_worker();
+    start_offloader(address(workers_.size() - 1));
+    attach();
+    expect_served(0);
+    link_.reset();
+    EXPECT_EQ(offloader_.wait(), 0);
+  }
+}
+
 TEST_F(RemoteWorkersTest, HealthSaysWhatTheWorkerDoes) {
   const std::uint16_t health = free_port();
   start_worker({"--health", "127.0.0.1:" + std::to_string(health)});
@@ -440,6 +486,183 @@ TEST_F(TlsWorkersTest, AreNotTakenForAnotherHostOrWithoutTls) {
   flags_[0] = {};
   restart_worker(0);
   expect_refused(tls("offloader"));
+}
+
+TEST_F(TlsWorkersTest, AnswerAtTheNamesAndAddressesOfTheirCertificates) {
+  certify("named", "ca", "DNS:localhost");
+  certify("v6", "ca", "IP:::1");
+  for (const auto& [host, certificate] : {std::pair{"localhost", "named"}, {"[::1]", "v6"}}) {
+    if (host[0] == '[' && !has_ipv6()) continue;
+    host_ = host;
+    start_worker(tls(certificate));
+    start_offloader(address(workers_.size() - 1), tls("offloader"));
+    attach();
+    expect_served(0);
+    link_.reset();
+    EXPECT_EQ(offloader_.wait(), 0);
+  }
+}
+
+// Peers that come to a worker, or to the off-loader in place of one, and mean no good.
+class Crowd {
+ public:
+  explicit Crowd(std::vector<Fd> sockets) : sockets_(std::move(sockets)) {
+    for (std::size_t i = 0; i < sockets_.size(); ++i) speak(i);
+    loris_ = std::thread([this] { drip(); });
+  }
+  ~Crowd() {
+    is_over_ = true;
+    loris_.join();
+  }
+
+ private:
+  void say(std::size_t i, const void* bytes, std::size_t count) const {
+    (void)!::send(sockets_[i].get(), bytes, count, MSG_NOSIGNAL | MSG_DONTWAIT);
+  }
+  void speak(std::size_t i) const {
+    const RelayHelloFrame hello = encode_relay_hello();
+    // A TLS record, and a hello in it, that announce more than may be in them.
+    const unsigned char tls[] = {0x16, 3, 1, 0xFF, 0xFF, 1, 0xFF, 0xFF, 0xFF, 3, 3};
+    Task huge;
+    huge.rows = huge.cols = ~0U;
+    const RelayTaskFrame task = encode_relay_task(huge);
+    const std::string garbage(1 << 16, 'x');
+    switch (i % kKinds) {
+      case 0:
+        return say(i, garbage.data(), garbage.size());
+      case 1:
+        return say(i, tls, sizeof(tls));
+      case 2:
+        return say(i, hello.data(), hello.size() / 2);
+      case 3:  // one that is served as soon as nobody else is, and asks for too much
+        say(i, hello.data(), hello.size());
+        return say(i, task.data(), task.size());
+      default:  // silent, or a byte at a time
+        return;
+    }
+  }
+  void drip() const {
+    const RelayHelloFrame hello = encode_relay_hello();
+    for (std::size_t byte = 0; !is_over_; byte = (byte + 1) % hello.size()) {
+      for (std::size_t i = kKinds - 1; i < sockets_.size(); i += kKinds) say(i, &hello[byte], 1);
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+  }
+
+  static constexpr std::size_t kKinds = 6;
+  const std::vector<Fd> sockets_;
+  std::atomic<bool> is_over_ = false;
+  std::thread loris_;
+};
+
+constexpr int kCrowd = 200;
+constexpr long kLittleMemory = 32 << 10;  // kB
+
+std::ptrdiff_t lines_with(const std::string& text, const std::string& log) {
+  std::istringstream lines(log);
+  std::ptrdiff_t count = 0;
+  for (std::string line; std::getline(lines, line);) {
+    count += line.find(text) != std::string::npos ? 1 : 0;
+  }
+  return count;
+}
+
+class HostilePeersTest : public TlsWorkersTest {
+ protected:
+  void expect_refused_but_not_noisily(const std::string& name) {
+    const std::string log = read_file(log_path(name));
+    EXPECT_GT(lines_with("was turned away", log), 0) << log;
+    // A burst, and a line an interval for the minute that this may take.
+    EXPECT_LT(lines_with("", log), LogLimit::kBurst + 12) << log;
+    EXPECT_LT(log.size(), 10000U);
+  }
+  // Crowds come before the real off-loader, and while it is served.
+  void besiege(const std::vector<std::string>& offloader_tls) {
+    const long before = peak_memory(workers_[0].pid());
+    const auto crowd = [&] {
+      std::vector<Fd> sockets;
+      for (int i = 0; i < kCrowd; ++i) sockets.push_back(connect_to(ports_[0]));
+      return std::make_unique<Crowd>(std::move(sockets));
+    };
+    auto first = crowd();
+    start_offloader(address(0), offloader_tls);
+    attach();
+    expect_served(0);
+    const auto second = crowd();
+    expect_served(0);
+    first.reset();
+    for (int i = 0; i < 20; ++i) {
+      expect_served(0);
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    EXPECT_LT(peak_memory(workers_[0].pid()) - before, kLittleMemory);
+    expect_refused_but_not_noisily("worker0");
+  }
+};
+
+TEST_F(HostilePeersTest, DoNotKeepAWorkerFromServing) {
+  start_worker();
+  besiege({});
+}
+
+TEST_F(HostilePeersTest, DoNotKeepAWorkerWithTlsFromServing) {
+  start_worker(tls("worker"));
+  besiege(tls("offloader"));
+}
+
+TEST_F(HostilePeersTest, DoNotKeepTheOffloaderFromItsEnclave) {
+  start_worker();
+  start_offloader(address(0));
+  const auto connect = [&] {
+    Fd socket;
+    const bool connected = in_time([&] { return (socket = connect_unix(path("ring"))).valid(); });
+    EXPECT_TRUE(connected);
+    return socket;
+  };
+  (void)connect();  // it listens
+  const long before = peak_memory(offloader_.pid());
+  // Half a frame takes a peer's whole time; the others are refused at once.
+  const auto whole = encode_frame_header({FrameType::kAttach, 64});
+  const auto huge = encode_frame_header({FrameType::kAttach, ~0U});
+  const std::string garbage(4096, 'x');
+  const Fd half = connect();
+  (void)!::send(half.get(), whole.data(), whole.size(), MSG_NOSIGNAL);
+  for (int i = 0; i < kCrowd; ++i) {
+    const Fd peer = connect();
+    if (i % 2 == 0) (void)!::send(peer.get(), huge.data(), huge.size(), MSG_NOSIGNAL);
+    if (i % 2 == 1) (void)!::send(peer.get(), garbage.data(), garbage.size(), MSG_NOSIGNAL);
+  }
+  attach();
+  expect_served(0);
+  EXPECT_LT(peak_memory(offloader_.pid()) - before, kLittleMemory);
+  expect_refused_but_not_noisily("offloader");
+}
+
+TEST_F(HostilePeersTest, InPlaceOfWorkersLeaveTheOthersServed) {
+  start_worker();
+  std::vector<Fd> listeners;
+  std::string list = address(0);
+  for (int i = 0; i < 6; ++i) {
+    const std::uint16_t port = free_port();
+    list += ",tcp://127.0.0.1:" + std::to_string(port);
+    const sockaddr_in at = loopback(port);
+    listeners.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::bind(listeners[i].get(), reinterpret_cast<const sockaddr*>(&at), sizeof(at)), 0);
+    ASSERT_EQ(::listen(listeners[i].get(), 8), 0);
+  }
+  start_offloader(list, {}, 5000);
+  std::vector<Fd> sockets;
+  for (const Fd& listener : listeners) {
+    sockets.emplace_back(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  }
+  const Crowd crowd(std::move(sockets));
+  attach();
+  EXPECT_EQ(link_->workers().size(), 1U);
+  expect_served(0);
+  EXPECT_LT(peak_memory(offloader_.pid()), 3 * kLittleMemory);
+  const std::string log = read_file(log_path("offloader"));
+  EXPECT_GT(lines_with("worker tcp://127.0.0.1:", log), 3) << log;
+  EXPECT_LT(log.size(), 10000U);
 }
 
 class RemoteTrainingTest : public TlsWorkersTest {

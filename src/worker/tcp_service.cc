@@ -267,7 +267,9 @@ RelayWelcome TcpService::Impl::answer(std::uint32_t version) {
 
 void TcpService::Impl::greeted(Handshake& handshake, Handshake::Outcome outcome) {
   if (outcome.stream) {
-    spdlog::info("serving an off-loader at {}", handshake.peer());
+    if (const auto more = serving_.log_limit().admit()) {
+      spdlog::info("serving an off-loader at {}{}", handshake.peer(), *more);
+    }
     auto session = begin_session(std::move(*outcome.stream), options_.limits, memory_.bytes());
     const std::lock_guard lock(mutex_);
     session_ = std::move(session);
@@ -277,7 +279,9 @@ void TcpService::Impl::greeted(Handshake& handshake, Handshake::Outcome outcome)
     const std::string why = outcome.error ? outcome.error->one_line()
                                           : "another off-loader is served, or it speaks another "
                                             "version of the protocol";
-    spdlog::warn("{} was turned away: {}", handshake.peer(), why);
+    if (const auto more = serving_.log_limit().admit()) {
+      spdlog::warn("{} was turned away: {}{}", handshake.peer(), why, *more);
+    }
   }
   handshakes_.remove_if([&](const auto& each) { return each.get() == &handshake; });
 }
@@ -309,8 +313,10 @@ SessionEnd TcpService::Impl::serve(TaskExecutor& executor, int stop_fd) {
     }
     const Completion completion = executor.execute(job->task, job->payload, job->reply);
     if (completion.status != TaskStatus::kOk) {
-      spdlog::warn("task {}: status {}, detail {}", job->task.request,
-                   static_cast<int>(completion.status), completion.detail);
+      if (const auto more = serving_.log_limit().admit()) {
+        spdlog::warn("task {}: status {}, detail {}{}", job->task.request,
+                     static_cast<int>(completion.status), completion.detail, *more);
+      }
     }
     {
       const std::lock_guard lock(session->mutex);
@@ -319,7 +325,9 @@ SessionEnd TcpService::Impl::serve(TaskExecutor& executor, int stop_fd) {
     session->pump->wake();
   }
   end_session(*session);
-  spdlog::info("the session ends: {}", session->ended->what);
+  if (const auto more = serving_.log_limit().admit()) {
+    spdlog::info("the session ends: {}{}", session->ended->what, *more);
+  }
   memory_.forget();
   serving_.release();
   return stopped ? SessionEnd::kStopped : SessionEnd::kPeerGone;
