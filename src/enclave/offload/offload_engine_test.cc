@@ -522,9 +522,11 @@ TEST(OffloadEngine, CatchesACheatInEveryProduct) {
     FakeLink link(3, kSharedBytes);
     int seen = 0;
     std::uint32_t cheater = 0;
+    std::uint32_t cheated_rows = 0;
     link.after_multiply = [&](const Task& task, std::vector<float>& out) {
       if (++seen != cheated) return;
       cheater = task.worker;
+      cheated_rows = task.rows;
       const std::uint32_t row = task.rows / 2;
       const std::uint32_t column = task.cols / 3;
       double squares = 0;
@@ -542,10 +544,50 @@ TEST(OffloadEngine, CatchesACheatInEveryProduct) {
     EXPECT_EQ(job.stats().events[0].kind, EngineEvent::Kind::kTampered);
     EXPECT_EQ(job.stats().events[0].worker, static_cast<int>(cheater));
     EXPECT_FALSE(job.stats().events[0].operator_name.empty());
+    ASSERT_TRUE(job.stats().events[0].tamper.has_value());
+    EXPECT_EQ(job.stats().events[0].tamper->rows, cheated_rows);
+    EXPECT_EQ(job.stats().events[0].tamper->refused_rows, 1U);
     for (std::size_t i = 0; i < geometries.size(); ++i) {
       expect_same(got[i], want[i], "cheated in product " + std::to_string(cheated));
     }
   }
+}
+
+// The record of a cheat whose size is known, without keys between worker and result.
+TEST(OffloadEngine, RecordsWhatWasRefusedAndByHowMuch) {
+  const std::vector<Layer> layers{fully_connected(96, 60, 40)};
+  FakeLink link(1, kSharedBytes);
+  constexpr double kChange = 0.5;  // over the rms
+  std::uint32_t rows = 0;
+  link.after_multiply = [&](const Task& task, std::vector<float>& out) {
+    if (rows != 0) return;
+    rows = task.rows;
+    double squares = 0;
+    for (std::size_t i = task.cols; i < out.size(); ++i) squares += double{out[i]} * out[i];
+    const double rms = std::sqrt(squares / static_cast<double>(out.size() - task.cols));
+    out[3] += static_cast<float>(kChange * rms);  // of the first row
+  };
+  Job job(layers, Scheme::kPlain, link);
+  std::vector<Tensors> tensors(layers.begin(), layers.end());
+  ASSERT_TRUE(job.step(tensors).ok());
+  ASSERT_EQ(job.stats().events.size(), 1U);
+  const EngineEvent& event = job.stats().events[0];
+  ASSERT_TRUE(event.tamper.has_value());
+  const TamperRecord& tamper = *event.tamper;
+  EXPECT_EQ(tamper.product, "forward");
+  EXPECT_EQ(tamper.instance, 0);
+  EXPECT_EQ(tamper.positions_end - tamper.positions_begin, rows);
+  EXPECT_EQ(tamper.features_begin, 0);
+  EXPECT_EQ(tamper.features_end, 40);
+  EXPECT_EQ(tamper.rows, rows);
+  EXPECT_EQ(tamper.refused_rows, 1U);
+  EXPECT_GE(tamper.rounds, 1);
+  // The root of the mean square of a few numbers up to the root of three.
+  EXPECT_LT(tamper.deviation, 1.75 * kChange);
+  EXPECT_GT(tamper.deviation, 0.1 * kChange);
+  EXPECT_LT(tamper.tolerance, 1e-3);
+  EXPECT_GT(tamper.tolerance, 1e-7);
+  EXPECT_NE(event.detail.find("1 of " + std::to_string(rows) + " rows"), std::string::npos);
 }
 
 // ---- overlap -----------------------------------------------------------------------------------
