@@ -396,6 +396,30 @@ TEST_F(ProcessTest, ACheatingWorkerIsCaughtAndNamed) {
   }
 }
 
+TEST_F(ProcessTest, PrintsWhatItPromisesAndReportsWhatItReached) {
+  const std::string model = make_model("mlp");
+  for (const char* check : {"uniform", "gaussian", "binary"}) {
+    SCOPED_TRACE(check);
+    const ProgramResult run = work_.run(
+        train_command(model, {"--steps", "2", "--integrity", "e=0.02,t=1e-7", "--check", check}));
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_NE(run.err.find("integrity: t=1e-07, e=0.02: "), std::string::npos) << run.err;
+    EXPECT_NE(run.err.find(std::string(check) + " rounds: forward "), std::string::npos) << run.err;
+    EXPECT_EQ(run.err.find("Theorem V.2") != std::string::npos, check == std::string("binary"));
+    const json soundness = report()["soundness"];
+    EXPECT_EQ(soundness["t"], 1e-7);
+    EXPECT_EQ(soundness["e"], 0.02);
+    EXPECT_EQ(soundness["check"], check);
+    EXPECT_GT(soundness["checks_done"], 0);
+    EXPECT_LE(soundness["checks_done"].get<double>(), soundness["checks_planned"].get<double>());
+    EXPECT_EQ(soundness["checks_done"], report()["checks"]["done"]);
+    EXPECT_EQ(report()["checks"]["failed"], 0);
+    EXPECT_LT(soundness["t_reached"].get<double>(), 1e-6) << "first steps may exceed their share";
+    EXPECT_NE(soundness["worst"]["operator"].get<std::string>(), "");
+    EXPECT_LE(soundness["worst"]["miss"].get<double>(), soundness["t_reached"].get<double>());
+  }
+}
+
 TEST_F(ProcessTest, AbortsOnTamperWhenAsked) {
   const std::string model = make_model("mlp");
   const ProgramResult run = work_.run(
