@@ -188,9 +188,9 @@ TEST_F(CliTest, ErrorsNameTheFlagAndTheHelp) {
   says({"--mean", "0.5"}, "--mean");
   says({"--step-epochs", "0"}, "--step-epochs");
   says({"--clip-norm", "-1"}, "--clip-norm");
-  says({"--integrity", "e=0.02,t=one"}, "--integrity: expected t=T,e=E");
+  says({"--integrity", "e=0.02,t=one"}, "--integrity; expected t=T,e=E");
   says({"--integrity", "e=0.02,t=one"}, "got t=one");
-  says({"--integrity", "t=0.9"}, "--integrity, t: expected 1e-30 to 0.5, got 0.9");
+  says({"--integrity", "t=0.9"}, "--integrity, t; expected 1e-30 to 0.5, got 0.9");
   says({"--loss", "mse", "--label-smoothing", "0.1"}, "--label-smoothing");
   says({"--train-only", std::string(300, 'x')}, "--train-only");
   says({"--no-such-flag", "0"}, "tempo train --help");

@@ -81,13 +81,14 @@ Result<IntegritySpec> parse_integrity(std::string_view text) {
       const auto [rest, failure] = std::from_chars(entry.data() + 2, last, *value);
       if (failure == std::errc() && rest == last) continue;
     }
-    return Error{ErrorCode::kUsage,
-                 "not an integrity goal",
-                 "--integrity",
-                 "t=T,e=E, each once: the chance that any wrong result of the job passes, and how "
-                 "wrong, over the result's rms",
-                 std::string(entry.substr(0, 64)),
-                 "such as t=1e-6,e=0.02"};
+    return Error{
+        ErrorCode::kUsage,
+        "not an integrity goal",
+        "--integrity",
+        "t=T,e=E, each once at most",
+        std::string(entry.substr(0, 64)),
+        "such as t=1e-6,e=0.02: the chance that any wrong result of the job passes, and how "
+        "wrong, over the result's rms"};
   }
   return integrity;
 }
