@@ -22,8 +22,8 @@ namespace {
 
 constexpr double kSizes[] = {1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1};
 constexpr int kRounds[] = {1, 2, 4};
-constexpr CheckDistribution kDistributions[] = {CheckDistribution::kUniform,
-                                                CheckDistribution::kBinary};
+constexpr CheckDistribution kDistributions[] = {
+    CheckDistribution::kUniform, CheckDistribution::kGaussian, CheckDistribution::kBinary};
 constexpr int kKeysPerRow = 4;  // fresh keys and data so often a line
 
 struct Case {
@@ -39,10 +39,6 @@ constexpr Case kCases[] = {
     {"dX, 32 x 576, m = 64", Product::kInputGradient, {64, 576, 32}},
     {"dW, 16 x 144, p = 2048", Product::kWeightGradient, {16, 144, 2048}},
 };
-
-const char* name_of(CheckDistribution distribution) {
-  return distribution == CheckDistribution::kUniform ? "uniform" : "binary";
-}
 
 struct Cell {
   int caught = 0;
@@ -90,7 +86,8 @@ void print_detection(SeededRandom& random, int trials) {
       for (const int rounds : kRounds) {
         double tolerance = 0;
         const std::vector<Cell> cells = measure(random, c, distribution, rounds, trials, tolerance);
-        std::printf("| %s | %s | %d | %.1e |", c.name, name_of(distribution), rounds, tolerance);
+        std::printf("| %s | %s | %d | %.1e |", c.name,
+                    std::string(check_distribution_name(distribution)).c_str(), rounds, tolerance);
         for (const Cell& cell : cells) {
           std::printf(" %.4g |", static_cast<double>(cell.caught) / cell.trials);
         }
@@ -102,7 +99,7 @@ void print_detection(SeededRandom& random, int trials) {
 }
 
 // Every kind of data, shapes up to 100 a side, every range of coefficients.
-void print_false_alarms(SeededRandom& random, int products) {
+void print_false_alarms(SeededRandom& random, int products, CheckDistribution distribution) {
   constexpr std::uint32_t kRanges[] = {1, 1000, 1024, 65536};
   int done = 0;
   int refused = 0;
@@ -115,7 +112,7 @@ void print_false_alarms(SeededRandom& random, int products) {
                        static_cast<DataKind>(random.between(0, kDataKinds - 1)), space);
     for (const Product product : kProducts) {
       bool passed = true;
-      for (const RowCheck& row : rig.check(product, 4, CheckDistribution::kUniform, random)) {
+      for (const RowCheck& row : rig.check(product, 4, distribution, random)) {
         passed = passed && row.accepted;
         worst = std::max(worst, row.worst / row.tolerance);
         ++rows;
@@ -125,10 +122,10 @@ void print_false_alarms(SeededRandom& random, int products) {
     }
   }
   std::printf(
-      "\nHonest products refused: %d of %d (%lld rows, 4 uniform rounds); the largest difference "
-      "was "
+      "\nHonest products refused: %d of %d (%lld rows, 4 %s rounds); the largest difference was "
       "%.2f of its tolerance.\n",
-      refused, done, static_cast<long long>(rows), worst);
+      refused, done, static_cast<long long>(rows),
+      std::string(check_distribution_name(distribution)).c_str(), worst);
 }
 
 }  // namespace
@@ -146,6 +143,9 @@ int main(int argc, char** argv) {
   tempo::set_gemm_threads(1);
   tempo::SeededRandom random(seed);
   tempo::print_detection(random, trials);
-  tempo::print_false_alarms(random, products);
+  using tempo::CheckDistribution;
+  for (const auto distribution : {CheckDistribution::kUniform, CheckDistribution::kGaussian}) {
+    tempo::print_false_alarms(random, products, distribution);
+  }
   return 0;
 }

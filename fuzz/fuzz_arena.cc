@@ -98,7 +98,8 @@ void attack_worker(ScriptReader& script) {
   // The worker still has to say its welcome; the end comes after the doorbells.
   TEMPO_ASSERT(::shutdown(socket.get(), SHUT_WR) == 0);
   TaskExecutor executor(device, {kStoreBytes, 4}, nullptr);
-  TEMPO_ASSERT(Session(std::move(worker_socket), executor, device, -1).run() ==
+  LogLimit log_limit;
+  TEMPO_ASSERT(Session(std::move(worker_socket), executor, device, log_limit, -1).run() ==
                SessionEnd::kPeerGone);
   TEMPO_ASSERT(executor.store().bytes() <= kStoreBytes && executor.store().size() <= 4);
 }

@@ -152,6 +152,17 @@ TEST_F(CliTest, BadFlagsAreOneLineAndCode2) {
       job("train", {"-o", "o", "--insecure-key-reuse"}),
       job("train", {"-o", "o", "--mean", "0.5"}),
       job("train", {"-o", "o", "--on-tamper", "cry"}),
+      job("train", {"-o", "o", "--on-tamper", "continue"}),
+      job("train", {"-o", "o", "--check", "lottery"}),
+      job("train", {"-o", "o", "--integrity", ""}),
+      job("train", {"-o", "o", "--integrity", "1e-6"}),
+      job("train", {"-o", "o", "--integrity", "t=1e-6,"}),
+      job("train", {"-o", "o", "--integrity", "t=1e-6,t=1e-7"}),
+      job("train", {"-o", "o", "--integrity", "t=1e-6,k=3"}),
+      job("train", {"-o", "o", "--integrity", "t=1e-6 e=0.02"}),
+      job("train", {"-o", "o", "--integrity", "t=nan"}),
+      job("train", {"-o", "o", "--integrity", "t=0"}),
+      job("train", {"-o", "o", "--integrity", "e=-1"}),
       job("train", {"-o", "o", "--master", "tcp:1"}),
       job("infer", {"--epochs", "3"}),
       job("plan", {"--link", "100"}),
@@ -184,6 +195,9 @@ TEST_F(CliTest, ErrorsNameTheFlagAndTheHelp) {
   says({"--mean", "0.5"}, "--mean");
   says({"--step-epochs", "0"}, "--step-epochs");
   says({"--clip-norm", "-1"}, "--clip-norm");
+  says({"--integrity", "e=0.02,t=one"}, "--integrity; expected t=T,e=E");
+  says({"--integrity", "e=0.02,t=one"}, "got t=one");
+  says({"--integrity", "t=0.9"}, "--integrity, t; expected 1e-30 to 0.5, got 0.9");
   says({"--loss", "mse", "--label-smoothing", "0.1"}, "--label-smoothing");
   says({"--train-only", std::string(300, 'x')}, "--train-only");
   says({"--no-such-flag", "0"}, "tempo train --help");

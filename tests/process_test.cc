@@ -366,9 +366,40 @@ TEST_F(ProcessTest, ACheatingWorkerIsCaughtAndNamed) {
     EXPECT_EQ(cheated["checks"]["failed"], 1) << column;
     ASSERT_EQ(cheated["events"].size(), 1U);
     EXPECT_EQ(cheated["events"][0]["worker"], 0);
-    EXPECT_NE(cheated["events"][0]["operator"].get<std::string>(), "");
+    const json& event = cheated["events"][0];
+    EXPECT_NE(event["operator"].get<std::string>(), "");
+    EXPECT_GT(event["positions"][1], event["positions"][0]);
+    EXPECT_GT(event["out_features"][1], event["out_features"][0]);
+    EXPECT_EQ(event["refused_rows"], 1);
+    EXPECT_GE(event["rows"], 1);
+    EXPECT_LT(event["tolerance"], event["deviation"]);
+    EXPECT_LT(event["deviation"], 1);
     EXPECT_NE(read_file(log), "");
     std::filesystem::remove(log);
+  }
+}
+
+TEST_F(ProcessTest, PrintsWhatItPromisesAndReportsWhatItReached) {
+  const std::string model = make_model("mlp");
+  for (const char* check : {"uniform", "gaussian", "binary"}) {
+    SCOPED_TRACE(check);
+    const ProgramResult run = work_.run(
+        train_command(model, {"--steps", "2", "--integrity", "e=0.02,t=1e-7", "--check", check}));
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_NE(run.err.find("integrity: t=1e-07, e=0.02: "), std::string::npos) << run.err;
+    EXPECT_NE(run.err.find(std::string(check) + " rounds: forward "), std::string::npos) << run.err;
+    EXPECT_EQ(run.err.find("Theorem V.2") != std::string::npos, check == std::string("binary"));
+    const json soundness = report()["soundness"];
+    EXPECT_EQ(soundness["t"], 1e-7);
+    EXPECT_EQ(soundness["e"], 0.02);
+    EXPECT_EQ(soundness["check"], check);
+    EXPECT_GT(soundness["checks_done"], 0);
+    EXPECT_LE(soundness["checks_done"].get<double>(), soundness["checks_planned"].get<double>());
+    EXPECT_EQ(soundness["checks_done"], report()["checks"]["done"]);
+    EXPECT_EQ(report()["checks"]["failed"], 0);
+    EXPECT_LT(soundness["t_reached"].get<double>(), 1e-6) << "first steps may exceed their share";
+    EXPECT_NE(soundness["worst"]["operator"].get<std::string>(), "");
+    EXPECT_LE(soundness["worst"]["miss"].get<double>(), soundness["t_reached"].get<double>());
   }
 }
 
@@ -379,6 +410,69 @@ TEST_F(ProcessTest, AbortsOnTamperWhenAsked) {
                             program("tempo-worker-lab") + " --cheat-every 20 --cheat-size 0.1"}));
   EXPECT_EQ(run.exit_code, 9) << run.err;
   EXPECT_NE(run.err.find("worker 0"), std::string::npos) << run.err;
+}
+
+// ---- the off-loader as the attacker ------------------------------------------------------------
+
+// tests/lying_offloader.cc in place of tempo-offloader; its workers are its own.
+class LyingOffloaderTest : public ProcessTest {
+ protected:
+  std::vector<std::string> lies(const std::string& lie, const std::string& on_tamper) const {
+    return {"--steps",
+            "6",
+            "--on-tamper",
+            on_tamper,
+            "--workers",
+            "unix:nobody",
+            "--offloader-program",
+            std::string(TEMPO_LYING_OFFLOADER) + " --lie " + lie};
+  }
+  static int count(const json& report, const char* kind) {
+    return static_cast<int>(
+        std::count_if(report["events"].begin(), report["events"].end(),
+                      [&](const json& event) { return event["kind"] == kind; }));
+  }
+};
+
+TEST_F(LyingOffloaderTest, ChangesNoLoss) {
+  const std::string model = make_model("cnn");
+  const json inside = train(model, {"--steps", "6", "--scheme", "local"});
+  struct Lie {
+    const char* name;
+    bool is_tampering;
+    bool loses_a_worker;  // index 0; else the off-loader itself, or nobody
+    bool loses_offloader;
+  };
+  for (const Lie& lie : {Lie{"nothing", false, false, false}, Lie{"replay", true, false, false},
+                         Lie{"swap", true, false, false}, Lie{"unwritten", true, false, false},
+                         Lie{"bury", false, true, false}, Lie{"repeat", false, false, true},
+                         Lie{"stall", false, false, false}}) {
+    SCOPED_TRACE(lie.name);
+    const json lied = train(model, lies(lie.name, "quarantine"));
+    ASSERT_EQ(lied["loss"].size(), 6U);
+    EXPECT_LT(largest_difference(inside["loss"], lied["loss"]), 1e-4);
+    EXPECT_GT(lied["checks"]["done"], 0);
+    EXPECT_EQ(lied["checks"]["failed"].get<int>() > 0, lie.is_tampering);
+    EXPECT_EQ(count(lied, "tampered") > 0, lie.is_tampering);
+    int lost_workers = 0;
+    int lost_offloaders = 0;
+    for (const json& event : lied["events"]) {
+      if (event["kind"] != "lost") continue;
+      ++(event["worker"].is_null() ? lost_offloaders : lost_workers);
+    }
+    EXPECT_EQ(lost_workers > 0, lie.loses_a_worker) << lied["events"];
+    EXPECT_EQ(lost_offloaders > 0, lie.loses_offloader) << lied["events"];
+    EXPECT_EQ(count(lied, "joined") > 0, lie.loses_a_worker) << lied["events"];
+  }
+}
+
+TEST_F(LyingOffloaderTest, EndsTheJobWhereThatWasAsked) {
+  const std::string model = make_model("cnn");
+  for (const char* lie : {"replay", "swap", "unwritten"}) {
+    const ProgramResult run = work_.run(train_command(model, lies(lie, "abort")));
+    EXPECT_EQ(run.exit_code, 9) << run.err;
+    EXPECT_NE(run.err.find("a worker returned a wrong result"), std::string::npos) << run.err;
+  }
 }
 
 TEST_F(ProcessTest, AnInterruptKeepsTheModelSoFar) {
@@ -506,7 +600,7 @@ TEST_F(ProcessTest, BadInputGetsOneClearLineAndItsExitCode) {
       {"pattern without a parameter", {"--freeze", "fc0.*"}, 2, "fc1.weight"},
       {"nothing to train", {"--freeze", "*"}, 2, "nothing is left"},
       {"labels of another loss", {"--loss", "mse"}, 6, "float32"},
-      {"goal out of reach", {"--tamper-size", "1e-6"}, 2, "soundness"},
+      {"goal out of reach", {"--integrity", "e=1e-6"}, 2, "--integrity"},
   };
   for (const Case& c : cases) {
     const ProgramResult run = work_.run(train_command(mlp, c.flags));

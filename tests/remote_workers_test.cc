@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -10,17 +11,22 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/log_limit.h"
 #include "tests/child_process.h"
 #include "tests/loopback.h"
 #include "tests/npy_file.h"
 #include "tests/ring_fixture.h"
 #include "wire/fd.h"
+#include "wire/frame.h"
+#include "wire/relay_frame.h"
 #include "wire/shared_words.h"
+#include "wire/unix_socket.h"
 
 namespace tempo {
 namespace {
@@ -56,9 +62,8 @@ class RemoteWorkersTest : public RingTest {
   }
 
   std::string address(std::size_t i) const {
-    return "tcp://127.0.0.1:" + std::to_string(ports_[i]);
+    return "tcp://" + host_ + ":" + std::to_string(ports_[i]);
   }
-
   void start_worker(const std::vector<std::string>& flags = {}) {
     ports_.push_back(free_port());
     flags_.push_back(flags);
@@ -68,10 +73,10 @@ class RemoteWorkersTest : public RingTest {
   void restart_worker(std::size_t i) {
     std::vector<std::string> arguments = {
         program("tempo-worker"), "--listen", address(i), "--threads", "1", "--memory", "64M",
-        "--log-level",           "error"};
+        "--log-level",           "warn"};
     arguments.insert(arguments.end(), flags_[i].begin(), flags_[i].end());
-    workers_[i] = Child(arguments);
-    ASSERT_TRUE(in_time([&] { return connect_to(ports_[i]).valid(); }));
+    workers_[i] = start_logged("worker" + std::to_string(i), arguments);
+    ASSERT_TRUE(in_time([&] { return connect_to(ports_[i], host_).valid(); }));
   }
   void start(std::size_t workers) {
     std::string list;
@@ -135,6 +140,7 @@ class RemoteWorkersTest : public RingTest {
     return joins[0];
   }
 
+  std::string host_ = "127.0.0.1";  // of workers
   std::vector<std::uint16_t> ports_;
   std::vector<std::vector<std::string>> flags_;
   std::vector<Child> workers_;
@@ -268,6 +274,19 @@ TEST_F(RemoteWorkersTest, ACrowdOfGarbageCostsAWorkerLittleMemoryAndNobodyElse) 
   EXPECT_LT(peak_memory(workers_[0].pid()) - before, 32 << 10);
 }
 
+TEST_F(RemoteWorkersTest, AnswerAtNamesAndAtAddressesOfBothKinds) {
+  for (const char* host : {"[::1]", "localhost"}) {
+    if (host[0] == '[' && !has_ipv6()) continue;
+    host_ = host;
+    start_worker();
+    start_offloader(address(workers_.size() - 1));
+    attach();
+    expect_served(0);
+    link_.reset();
+    EXPECT_EQ(offloader_.wait(), 0);
+  }
+}
+
 TEST_F(RemoteWorkersTest, HealthSaysWhatTheWorkerDoes) {
   const std::uint16_t health = free_port();
   start_worker({"--health", "127.0.0.1:" + std::to_string(health)});
@@ -380,6 +399,183 @@ TEST_F(TlsWorkersTest, AreNotTakenForAnotherHostOrWithoutTls) {
   flags_[0] = {};
   restart_worker(0);
   expect_refused(tls("offloader"));
+}
+
+TEST_F(TlsWorkersTest, AnswerAtTheNamesAndAddressesOfTheirCertificates) {
+  certify("named", "ca", "DNS:localhost");
+  certify("v6", "ca", "IP:::1");
+  for (const auto& [host, certificate] : {std::pair{"localhost", "named"}, {"[::1]", "v6"}}) {
+    if (host[0] == '[' && !has_ipv6()) continue;
+    host_ = host;
+    start_worker(tls(certificate));
+    start_offloader(address(workers_.size() - 1), tls("offloader"));
+    attach();
+    expect_served(0);
+    link_.reset();
+    EXPECT_EQ(offloader_.wait(), 0);
+  }
+}
+
+// Peers that come to a worker, or to the off-loader in place of one, and mean no good.
+class Crowd {
+ public:
+  explicit Crowd(std::vector<Fd> sockets) : sockets_(std::move(sockets)) {
+    for (std::size_t i = 0; i < sockets_.size(); ++i) speak(i);
+    loris_ = std::thread([this] { drip(); });
+  }
+  ~Crowd() {
+    is_over_ = true;
+    loris_.join();
+  }
+
+ private:
+  void say(std::size_t i, const void* bytes, std::size_t count) const {
+    (void)!::send(sockets_[i].get(), bytes, count, MSG_NOSIGNAL | MSG_DONTWAIT);
+  }
+  void speak(std::size_t i) const {
+    const RelayHelloFrame hello = encode_relay_hello();
+    // A TLS record, and a hello in it, that announce more than may be in them.
+    const unsigned char tls[] = {0x16, 3, 1, 0xFF, 0xFF, 1, 0xFF, 0xFF, 0xFF, 3, 3};
+    Task huge;
+    huge.rows = huge.cols = ~0U;
+    const RelayTaskFrame task = encode_relay_task(huge);
+    const std::string garbage(1 << 16, 'x');
+    switch (i % kKinds) {
+      case 0:
+        return say(i, garbage.data(), garbage.size());
+      case 1:
+        return say(i, tls, sizeof(tls));
+      case 2:
+        return say(i, hello.data(), hello.size() / 2);
+      case 3:  // one that is served as soon as nobody else is, and asks for too much
+        say(i, hello.data(), hello.size());
+        return say(i, task.data(), task.size());
+      default:  // silent, or a byte at a time
+        return;
+    }
+  }
+  void drip() const {
+    const RelayHelloFrame hello = encode_relay_hello();
+    for (std::size_t byte = 0; !is_over_; byte = (byte + 1) % hello.size()) {
+      for (std::size_t i = kKinds - 1; i < sockets_.size(); i += kKinds) say(i, &hello[byte], 1);
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+  }
+
+  static constexpr std::size_t kKinds = 6;
+  const std::vector<Fd> sockets_;
+  std::atomic<bool> is_over_ = false;
+  std::thread loris_;
+};
+
+constexpr int kCrowd = 200;
+constexpr long kLittleMemory = 32 << 10;  // kB
+
+std::ptrdiff_t lines_with(const std::string& text, const std::string& log) {
+  std::istringstream lines(log);
+  std::ptrdiff_t count = 0;
+  for (std::string line; std::getline(lines, line);) {
+    count += line.find(text) != std::string::npos ? 1 : 0;
+  }
+  return count;
+}
+
+class HostilePeersTest : public TlsWorkersTest {
+ protected:
+  void expect_refused_but_not_noisily(const std::string& name) {
+    const std::string log = read_file(log_path(name));
+    EXPECT_GT(lines_with("was turned away", log), 0) << log;
+    // A burst, and a line an interval for the minute that this may take.
+    EXPECT_LT(lines_with("", log), LogLimit::kBurst + 12) << log;
+    EXPECT_LT(log.size(), 10000U);
+  }
+  // Crowds come before the real off-loader, and while it is served.
+  void besiege(const std::vector<std::string>& offloader_tls) {
+    const long before = peak_memory(workers_[0].pid());
+    const auto crowd = [&] {
+      std::vector<Fd> sockets;
+      for (int i = 0; i < kCrowd; ++i) sockets.push_back(connect_to(ports_[0]));
+      return std::make_unique<Crowd>(std::move(sockets));
+    };
+    auto first = crowd();
+    start_offloader(address(0), offloader_tls);
+    attach();
+    expect_served(0);
+    const auto second = crowd();
+    expect_served(0);
+    first.reset();
+    for (int i = 0; i < 20; ++i) {
+      expect_served(0);
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    EXPECT_LT(peak_memory(workers_[0].pid()) - before, kLittleMemory);
+    expect_refused_but_not_noisily("worker0");
+  }
+};
+
+TEST_F(HostilePeersTest, DoNotKeepAWorkerFromServing) {
+  start_worker();
+  besiege({});
+}
+
+TEST_F(HostilePeersTest, DoNotKeepAWorkerWithTlsFromServing) {
+  start_worker(tls("worker"));
+  besiege(tls("offloader"));
+}
+
+TEST_F(HostilePeersTest, DoNotKeepTheOffloaderFromItsEnclave) {
+  start_worker();
+  start_offloader(address(0));
+  const auto connect = [&] {
+    Fd socket;
+    const bool connected = in_time([&] { return (socket = connect_unix(path("ring"))).valid(); });
+    EXPECT_TRUE(connected);
+    return socket;
+  };
+  (void)connect();  // it listens
+  const long before = peak_memory(offloader_.pid());
+  // Half a frame takes a peer's whole time; the others are refused at once.
+  const auto whole = encode_frame_header({FrameType::kAttach, 64});
+  const auto huge = encode_frame_header({FrameType::kAttach, ~0U});
+  const std::string garbage(4096, 'x');
+  const Fd half = connect();
+  (void)!::send(half.get(), whole.data(), whole.size(), MSG_NOSIGNAL);
+  for (int i = 0; i < kCrowd; ++i) {
+    const Fd peer = connect();
+    if (i % 2 == 0) (void)!::send(peer.get(), huge.data(), huge.size(), MSG_NOSIGNAL);
+    if (i % 2 == 1) (void)!::send(peer.get(), garbage.data(), garbage.size(), MSG_NOSIGNAL);
+  }
+  attach();
+  expect_served(0);
+  EXPECT_LT(peak_memory(offloader_.pid()) - before, kLittleMemory);
+  expect_refused_but_not_noisily("offloader");
+}
+
+TEST_F(HostilePeersTest, InPlaceOfWorkersLeaveTheOthersServed) {
+  start_worker();
+  std::vector<Fd> listeners;
+  std::string list = address(0);
+  for (int i = 0; i < 6; ++i) {
+    const std::uint16_t port = free_port();
+    list += ",tcp://127.0.0.1:" + std::to_string(port);
+    const sockaddr_in at = loopback(port);
+    listeners.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::bind(listeners[i].get(), reinterpret_cast<const sockaddr*>(&at), sizeof(at)), 0);
+    ASSERT_EQ(::listen(listeners[i].get(), 8), 0);
+  }
+  start_offloader(list, {}, 5000);
+  std::vector<Fd> sockets;
+  for (const Fd& listener : listeners) {
+    sockets.emplace_back(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  }
+  const Crowd crowd(std::move(sockets));
+  attach();
+  EXPECT_EQ(link_->workers().size(), 1U);
+  expect_served(0);
+  EXPECT_LT(peak_memory(offloader_.pid()), 3 * kLittleMemory);
+  const std::string log = read_file(log_path("offloader"));
+  EXPECT_GT(lines_with("worker tcp://127.0.0.1:", log), 3) << log;
+  EXPECT_LT(log.size(), 10000U);
 }
 
 class RemoteTrainingTest : public TlsWorkersTest {

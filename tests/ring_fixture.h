@@ -27,6 +27,15 @@ class RingTest : public testing::Test {
   // In a directory that is empty at first.
   std::string path(const std::string& name) const { return workspace_ / "files" / name; }
 
+  std::string log_path(const std::string& name) const { return path(name + ".log"); }
+
+  // With what it says on standard error in a file.
+  Child start_logged(const std::string& name, const std::vector<std::string>& arguments) const {
+    std::vector<std::string> command = {"/bin/sh", "-c",
+                                        "exec \"$0\" \"$@\" 2>> " + log_path(name)};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    return Child(command);
+  }
   // workers: as --workers takes them.
   void start_offloader(const std::string& workers, const std::vector<std::string>& flags = {},
                        int connect_ms = kPatienceMs) {
@@ -36,11 +45,11 @@ class RingTest : public testing::Test {
                                           "--workers",
                                           workers,
                                           "--log-level",
-                                          "error",
+                                          "warn",
                                           "--connect-timeout-ms",
                                           std::to_string(connect_ms)};
     arguments.insert(arguments.end(), flags.begin(), flags.end());
-    offloader_ = Child(arguments);
+    offloader_ = start_logged("offloader", arguments);
   }
   // Throws when it cannot: nothing to test then.
   void attach() {

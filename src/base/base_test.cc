@@ -4,10 +4,12 @@
 #include <atomic>
 #include <cmath>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "base/buffer.h"
 #include "base/error.h"
+#include "base/log_limit.h"
 #include "base/philox.h"
 #include "base/random.h"
 #include "base/thread_pool.h"
@@ -20,6 +22,28 @@ TEST(Error, PrintsOneLineWithoutControlCharacters) {
       ErrorCode::kBadData, "label out of\nrange", "y.npy", "0 to 9", "\x1b[31m", "fix it"};
   EXPECT_EQ(error.one_line(),
             "label out of range; where: y.npy; expected 0 to 9, got  [31m; next: fix it");
+}
+
+TEST(LogLimit, AdmitsABurstAndThenALineAnInterval) {
+  LogLimit::Clock::time_point now{};
+  LogLimit limit([&] { return now; });
+  const auto admitted = [&](int lines) {
+    std::vector<std::string> all;
+    for (int i = 0; i < lines; ++i) {
+      if (auto more = limit.admit()) all.push_back(*more);
+    }
+    return all;
+  };
+  EXPECT_EQ(admitted(1000), std::vector<std::string>(LogLimit::kBurst, ""));
+  now += LogLimit::kInterval - std::chrono::milliseconds(1);
+  EXPECT_EQ(admitted(10).size(), 0U);
+  now += std::chrono::milliseconds(1);
+  EXPECT_EQ(admitted(10), std::vector<std::string>{" (and 990 lines like it before)"});
+  now += 3 * LogLimit::kInterval;
+  EXPECT_EQ(admitted(10).size(), 3U);
+  // A rest saves up a burst, not more.
+  now += 1000 * LogLimit::kInterval;
+  EXPECT_EQ(admitted(1000).size(), static_cast<std::size_t>(LogLimit::kBurst));
 }
 
 TEST(Result, HoldsValueOrError) {

@@ -73,6 +73,7 @@ bool ProgressDisplay::is_due(const Progress& p) const {
 }
 
 void ProgressDisplay::show(const Progress& progress) {
+  if (!progress.notice.empty()) print_line(printable(progress.notice));
   if (!progress.message.empty()) note("warning: " + progress.message);
   if (!is_due(progress)) return;
   last_ = progress;
@@ -90,8 +91,12 @@ void ProgressDisplay::show(const Progress& progress) {
 }
 
 void ProgressDisplay::note(const std::string& text) {
+  print_line("tempo: " + printable(text));
+}
+
+void ProgressDisplay::print_line(const std::string& text) {
   if (line_open_) std::fprintf(file_, "\r\033[K");
-  std::fprintf(file_, "tempo: %s\n", printable(text).c_str());
+  std::fprintf(file_, "%s\n", text.c_str());
   if (line_open_) {
     std::fprintf(file_, "%s", last_line_.substr(0, columns_of(file_) - 1).c_str());
   }

@@ -35,6 +35,7 @@ class ProgressDisplay {
 
  private:
   bool is_due(const Progress& progress) const;
+  void print_line(const std::string& text);
 
   std::FILE* file_;
   Style style_;

@@ -75,6 +75,16 @@ TEST(ProgressDisplay, RenewsOneLineOnATerminal) {
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
 }
 
+TEST(ProgressDisplay, ANoticeIsALineOfItsOwn) {
+  const std::string text = written(ProgressDisplay::Style::kTerminal, [](ProgressDisplay& display) {
+    display.show(at_step(1));
+    Progress p = at_step(2);  // not due
+    p.notice = "integrity: 3 rounds\033[2J";
+    display.show(p);
+  });
+  EXPECT_NE(text.find("\r\033[Kintegrity: 3 rounds [2J\n"), std::string::npos) << text;
+}
+
 TEST(ProgressDisplay, WarningsAreNeverLostAndCarryNoControlCharacters) {
   const std::string text = written(ProgressDisplay::Style::kLines, [](ProgressDisplay& display) {
     display.show(at_step(1));

@@ -12,10 +12,12 @@
 #include <fstream>
 #include <optional>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "base/random.h"
+#include "enclave/integrity/soundness.h"
 
 namespace tempo::lab {
 namespace {
@@ -69,11 +71,12 @@ class LabHooks final : public WorkerHooks {
            << std::endl;
   }
 
-  void after_multiply(const Task& task, float* result, std::uint32_t rows,
-                      std::uint32_t cols) override {
+  void after_multiply(const Task& task, float* result, std::uint32_t rows, std::uint32_t cols,
+                      std::uint32_t inner) override {
     ++products_;
     if (products_ == options_.die_after) ::kill(::getpid(), SIGKILL);
     if (options_.stall_after != 0 && products_ >= options_.stall_after) stall();
+    if (options_.drift > 0) drift(task, result, rows, cols, inner);
     if (result == nullptr || options_.cheat_every == 0) return;
     if (++returned_ % options_.cheat_every == 0) cheat(task, result, rows, cols);
   }
@@ -100,6 +103,31 @@ class LabHooks final : public WorkerHooks {
                               R"("from": {}, "to": {}}})",
                               cheats_, task.request, row, *column, before, element)
                << std::endl;
+  }
+
+  void drift(const Task& task, float* result, std::uint32_t rows, std::uint32_t cols,
+             std::uint32_t inner) {
+    std::uint64_t& summed = inner_of_sum_[task.result];
+    summed = (task.flags & kAccumulate) != 0 ? summed + inner : inner;
+    if (result == nullptr) return;
+    const std::vector<double> rms = column_rms(result, rows, cols);
+    std::vector<double> change(cols);
+    const double norm =
+        options_.drift *
+        expected_tolerance_over_rms({static_cast<std::int64_t>(summed), std::int64_t{cols}});
+    for (std::uint32_t c = 0; c < cols; ++c) {
+      change[c] = (random_below(random_, 2) == 0 ? 1 : -1) * norm * rms[c] / std::sqrt(cols);
+    }
+    for (std::uint32_t r = 0; r < rows; ++r) {
+      float* const row = result + std::size_t{r} * cols;
+      // Of the row against what its columns are elsewhere: the row's coefficient, and its size.
+      double squares = 0;
+      for (std::uint32_t c = 0; c < cols; ++c) {
+        if (rms[c] > 0) squares += (row[c] / rms[c]) * (row[c] / rms[c]);
+      }
+      const double size = std::sqrt(squares / cols);
+      for (std::uint32_t c = 0; c < cols; ++c) row[c] += static_cast<float>(change[c] * size);
+    }
   }
 
   std::optional<std::uint32_t> choose(const std::vector<double>& rms) {
@@ -137,6 +165,7 @@ class LabHooks final : public WorkerHooks {
   std::uint64_t products_ = 0;
   std::uint64_t returned_ = 0;
   std::uint64_t cheats_ = 0;
+  std::unordered_map<std::uint64_t, std::uint64_t> inner_of_sum_;  // by id: for drift
   std::ofstream cheat_log_;
   std::ofstream tasks_;
   std::ofstream payloads_;

@@ -21,6 +21,11 @@ struct LabHookOptions {
   std::uint64_t cheat_every = 0;  // 0: never
   double cheat_size = 0.01;
   CheatColumn cheat_column = CheatColumn::kRandom;
+  // Every row of every returned product is off by an error whose norm is drift times the tolerance
+  // of its check, as far as a worker can tell it: that of independent terms (freivalds.h). Rows of
+  // a product are all off in one direction, drawn anew for each. What stays below the tolerance
+  // passes, by design; docs/security.md says what it can add up to.
+  double drift = 0;
   std::string
       cheat_log;  // a JSON line a cheat: {"cheat", "request", "row", "column", "from", "to"}
 

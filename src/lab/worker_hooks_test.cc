@@ -49,8 +49,8 @@ TEST_F(LabHooksTest, ChangesOneElementOfTheChosenColumnByTheChosenSize) {
       const std::vector<float> honest = {2, 0, -8, 0.5F, -2, 0, 8, 0.5F};
       const double rms[] = {2, 0, 8, 0.5};
       std::vector<float> result = honest;
-      (*hooks)->after_multiply(task, nullptr, 2, 4);  // stays there: never counted
-      (*hooks)->after_multiply(task, result.data(), 2, 4);
+      (*hooks)->after_multiply(task, nullptr, 2, 4, 1);  // stays there: never counted
+      (*hooks)->after_multiply(task, result.data(), 2, 4, 1);
       int changed = 0;
       for (std::size_t e = 0; e < result.size(); ++e) {
         if (result[e] == honest[e]) continue;
@@ -67,6 +67,29 @@ TEST_F(LabHooksTest, ChangesOneElementOfTheChosenColumnByTheChosenSize) {
     }
     EXPECT_EQ(changed_results, 3);
     EXPECT_EQ(lines(options.cheat_log).size(), 3U);
+  }
+}
+
+TEST_F(LabHooksTest, DriftsInEveryRowInOneDirection) {
+  LabHookOptions options;
+  options.drift = 0.5;
+  auto hooks = make_lab_hooks(options);
+  ASSERT_TRUE(hooks);
+  // All of size 2, so that every column's and row's rms is 2; with 100 inner terms in two parts.
+  const std::vector<float> honest = {2, -2, 2, 2, 2, -2};
+  std::vector<float> result = honest;
+  Task part;
+  part.result = 7;
+  part.flags = kKeep;
+  (*hooks)->after_multiply(part, nullptr, 2, 3, 60);
+  part.flags = kKeep | kAccumulate | kReturn;
+  (*hooks)->after_multiply(part, result.data(), 2, 3, 40);
+  // freivalds.h: s u (sqrt(n) + g0) sqrt(cols (2 + g1^2)), over the rms of an element.
+  const double tolerance = 4 * std::exp2(-24) * (10 + 4) * std::sqrt(3 * (2 + 1.0 / 16));
+  const double change = 0.5 * tolerance * 2 / std::sqrt(3);
+  for (std::size_t i = 0; i < honest.size(); ++i) {
+    EXPECT_NEAR(std::abs(result[i] - honest[i]), change, 2.5e-7) << "a float's grain";
+    EXPECT_EQ(result[i] > honest[i], result[i % 3] > honest[i % 3]) << "one direction";
   }
 }
 
@@ -107,8 +130,8 @@ TEST_F(LabHooksTest, DiesInTheMiddleOfTheChosenProduct) {
   options.die_after = 2;
   auto hooks = make_lab_hooks(options);
   ASSERT_TRUE(hooks);
-  (*hooks)->after_multiply({}, nullptr, 1, 1);
-  EXPECT_EXIT((*hooks)->after_multiply({}, nullptr, 1, 1), testing::KilledBySignal(SIGKILL), "");
+  (*hooks)->after_multiply({}, nullptr, 1, 1, 1);
+  EXPECT_EXIT((*hooks)->after_multiply({}, nullptr, 1, 1, 1), testing::KilledBySignal(SIGKILL), "");
 }
 
 TEST_F(LabHooksTest, SaysWhenAFileCannotBeWritten) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/log_limit.h"
 #include "offloader/enclave_port.h"
 #include "offloader/router.h"
 
@@ -93,6 +94,12 @@ Result<bool> wait_for_workers(WorkerFinder& finder, FoundWorkers& found,
 Result<std::unique_ptr<EnclavePort>> wait_for_enclave(const UnixListener& listener,
                                                       WorkerFinder& finder, FoundWorkers& found,
                                                       const OffloaderOptions& options) {
+  LogLimit log_limit;
+  const auto log_refusal = [&](spdlog::level::level_enum level, const char* what,
+                               const Error& why) {
+    if (const auto more = log_limit.admit())
+      spdlog::log(level, "{}: {}{}", what, why.one_line(), *more);
+  };
   for (;;) {
     pollfd entries[3] = {
         {options.stop_fd, POLLIN, 0}, {listener.fd(), POLLIN, 0}, {finder.wait_fd(), POLLIN, 0}};
@@ -104,7 +111,7 @@ Result<std::unique_ptr<EnclavePort>> wait_for_enclave(const UnixListener& listen
     if (!socket.valid()) continue;
     auto geometry = EnclavePort::receive_attach(socket);
     if (!geometry) {
-      spdlog::warn("a peer was turned away: {}", geometry.error().one_line());
+      log_refusal(spdlog::level::warn, "a peer was turned away", geometry.error());
       EnclavePort::refuse(socket, geometry.error());
       continue;
     }
@@ -113,13 +120,13 @@ Result<std::unique_ptr<EnclavePort>> wait_for_enclave(const UnixListener& listen
       fits = Error{ErrorCode::kNoWorker, "there is no worker now", "", "", "", ""};
     }
     if (!fits.ok()) {
-      spdlog::error("an enclave was turned away: {}", fits.error().one_line());
+      log_refusal(spdlog::level::err, "an enclave was turned away", fits.error());
       EnclavePort::refuse(socket, fits.error());
       continue;
     }
     auto port = EnclavePort::open(std::move(socket), *geometry, found.infos());
     if (port) return port;
-    spdlog::error("an enclave could not attach: {}", port.error().one_line());
+    log_refusal(spdlog::level::err, "an enclave could not attach", port.error());
   }
 }
 

@@ -1,6 +1,7 @@
 #include "tools/job_flags.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -85,6 +86,34 @@ Result<double> parse_bandwidth(const std::string& text) {
                "a number above 0 with MBps, GBps, Mbit or Gbit, such as 100MBps",
                text,
                ""};
+}
+
+Result<IntegritySpec> parse_integrity(std::string_view text) {
+  IntegritySpec integrity;
+  double* t = &integrity.t;  // null once they were given
+  double* e = &integrity.e;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view entry = text.substr(begin, end - begin);
+    begin = end + 1;
+    double* value = nullptr;
+    if (entry.starts_with("t=")) value = std::exchange(t, nullptr);
+    if (entry.starts_with("e=")) value = std::exchange(e, nullptr);
+    const char* const last = entry.data() + entry.size();
+    if (value != nullptr) {
+      const auto [rest, failure] = std::from_chars(entry.data() + 2, last, *value);
+      if (failure == std::errc() && rest == last) continue;
+    }
+    return Error{
+        ErrorCode::kUsage,
+        "not an integrity goal",
+        "--integrity",
+        "t=T,e=E, each once at most",
+        std::string(entry.substr(0, 64)),
+        "such as t=1e-6,e=0.02: the chance that any wrong result of the job passes, and how "
+        "wrong, over the result's rms"};
+  }
+  return integrity;
 }
 
 void JobFlags::add_to(CLI::App& command) {
@@ -209,8 +238,19 @@ void JobFlags::add_protection_flags(CLI::App& command) {
                   "which linear operators workers do: auto (where it pays), all, none")
       ->check(CLI::IsMember({"auto", "all", "none"}))
       ->capture_default_str();
-  command.add_option("--on-tamper", on_tamper_, "when a worker returns a wrong result")
-      ->check(CLI::IsMember({"continue", "abort"}))
+  command
+      .add_option("--integrity", integrity_,
+                  "t=T,e=E: a result that is wrong by E of its rms passes anywhere in the job with "
+                  "a chance below T")
+      ->capture_default_str();
+  command
+      .add_option("--check", check_, "vectors that results are checked with; binary: the paper's")
+      ->check(CLI::IsMember({"uniform", "gaussian", "binary"}))
+      ->capture_default_str();
+  command
+      .add_option("--on-tamper", on_tamper_,
+                  "after a wrong result: quarantine the worker and do the work elsewhere, or abort")
+      ->check(CLI::IsMember({"quarantine", "abort"}))
       ->capture_default_str();
   command.add_option("--key-range", spec.key_range, "K: coefficients are drawn from 1 to K")
       ->capture_default_str();
@@ -220,15 +260,6 @@ void JobFlags::add_protection_flags(CLI::App& command) {
                      "predictions: keep the weights' keys for the whole job; faster, and gives "
                      "model and inputs away");
   }
-  command
-      .add_option("--soundness-t", spec.soundness_t,
-                  "chance that any tampered result of the job passes its check")
-      ->capture_default_str();
-  command
-      .add_option("--tamper-size", spec.tamper_size,
-                  "the error that must be caught, over the result's rms")
-      ->capture_default_str();
-  command.add_flag("--binary-checks", spec.binary_checks, "check with 0/1 vectors, as the paper");
 }
 
 void JobFlags::add_machine_flags(CLI::App& command) {
@@ -288,6 +319,12 @@ Status JobFlags::fill_spec(JobSpec& spec) const {
   const auto on_tamper = parse_tamper_policy(on_tamper_);
   if (!on_tamper) return on_tamper.error();
   spec.on_tamper = *on_tamper;
+  const auto integrity = parse_integrity(integrity_);
+  if (!integrity) return integrity.error();
+  spec.integrity = *integrity;
+  const auto check = parse_check_kind(check_);
+  if (!check) return check.error();
+  spec.check = *check;
   const auto export_form = parse_export_form(export_form_);
   if (!export_form) return export_form.error();
   spec.export_form = *export_form;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -39,7 +40,9 @@ class JobFlags {
   std::string loss_ = "cross-entropy";
   std::string schedule_ = "constant";
   std::string offload_ = "auto";
-  std::string on_tamper_ = "continue";
+  std::string integrity_ = "t=1e-6,e=0.01";
+  std::string check_ = "uniform";
+  std::string on_tamper_ = "quarantine";
   std::string workers_ = "local:2";
   TlsFiles worker_tls_;
   std::string export_form_ = "inference";
@@ -60,5 +63,9 @@ Result<WorkersFlag> parse_workers(const std::string& text);
 
 // "100MBps", "1.25GBps", "800Mbit", "10Gbit" to bytes a second; powers of 1000. Error kUsage.
 Result<double> parse_bandwidth(const std::string& text);
+
+// "t=1e-6,e=0.02" in any order; what is left out keeps its default. Ranges are for check_job().
+// Error kUsage.
+Result<IntegritySpec> parse_integrity(std::string_view text);
 
 }  // namespace tempo

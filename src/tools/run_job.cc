@@ -188,12 +188,14 @@ Result<JobResult> JobRun::collect(Status status) {
 
 // "schedule.step_epochs" of a job is the flag --step-epochs. Other texts stay as they are.
 std::string flag_of_key(const std::string& key) {
-  constexpr std::array<std::pair<std::string_view, const char*>, 5> kOtherNames = {{
+  constexpr std::array<std::pair<std::string_view, const char*>, 7> kOtherNames = {{
       {"learning_rate", "--lr"},
       {"deviation", "--std"},
       {"kind", "--schedule"},
       {"format", "--data"},
       {"tee_memory_bytes", "--tee-memory"},
+      {"t", "--integrity, t"},
+      {"e", "--integrity, e"},
   }};
   if (key.empty() || key.find_first_not_of("abcdefghijklmnopqrstuvwxyz_.") != std::string::npos) {
     return key;

@@ -24,6 +24,10 @@ class Reader {
     const double value = number(pointer);
     return value >= 0 && value < 1e18 ? static_cast<std::uint64_t>(value) : 0;
   }
+  std::string text(const char* pointer) const {
+    const Json* found = find(pointer);
+    return found != nullptr && found->is_string() ? found->get<std::string>() : "";
+  }
   const Json* list(const char* pointer) const {
     const Json* found = find(pointer);
     return found != nullptr && found->is_array() && !found->empty() ? found : nullptr;
@@ -60,8 +64,11 @@ std::string checked(const Reader& report) {
       fmt::format("{} results of workers, each with up to {} rounds; {} refused", done,
                   report.count("/checks/rounds"), report.count("/checks/failed"));
   if (const double t = report.number("/soundness/t_reached"); t > 0) {
-    text += fmt::format("; a wrong one ({} of the rms) passes with a chance of {:.1g} in the job",
-                        report.number("/soundness/tamper_size"), t);
+    text += fmt::format(
+        "; one that is off by {:g} of the rms passes anywhere in the job with a chance of {:.1g} "
+        "(goal {:g}; weakest: {})",
+        report.number("/soundness/e"), t, report.number("/soundness/t"),
+        report.text("/soundness/worst/operator"));
   }
   return text;
 }

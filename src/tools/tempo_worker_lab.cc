@@ -32,6 +32,11 @@ class LabExtension final : public tempo::WorkerExtension {
             std::map<std::string, CheatColumn>{{"largest", CheatColumn::kLargest},
                                                {"smallest", CheatColumn::kSmallest},
                                                {"random", CheatColumn::kRandom}}));
+    app.add_option("--drift", options_.drift,
+                   "put every row of every returned product off by this, in units of what its "
+                   "check allows; 0: do not")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
     app.add_option("--cheat-log", options_.cheat_log, "a line for every cheat goes to this file");
     app.add_option("--die-after", options_.die_after,
                    "SIGKILL itself in the middle of this product; 0: never");

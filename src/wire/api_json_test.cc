@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
 
 #include "wire/error_json.h"
 #include "wire/progress.h"
@@ -36,8 +38,9 @@ TEST(ErrorJson, RefusesOtherText) {
 }
 
 TEST(ProgressJson, CarriesEveryMember) {
-  const Progress p = {"training", 2,     3,    41,    90,   0.625, 0.75,           0.875,
-                      1.125,      123.5, 0.25, 17.25, 1000, 1,     "worker 1 lost"};
+  const Progress p = {"training", 2,     3,    41,    90,   0.625, 0.75,       0.875,
+                      1.125,      123.5, 0.25, 17.25, 1000, 1,     "3 rounds", "worker 1 lost",
+                      {}};
   const auto back = progress_from_json(progress_to_json(p));
   ASSERT_TRUE(back);
   EXPECT_EQ(back->phase, p.phase);
@@ -54,7 +57,28 @@ TEST(ProgressJson, CarriesEveryMember) {
   EXPECT_EQ(back->batch_s, p.batch_s);
   EXPECT_EQ(back->checks_done, p.checks_done);
   EXPECT_EQ(back->checks_failed, p.checks_failed);
+  EXPECT_EQ(back->notice, p.notice);
   EXPECT_EQ(back->message, p.message);
+}
+
+TEST(ProgressJson, TellsWhatWasRefused) {
+  const TamperRecord tamper = {"forward", 2, 64, 128, 0, 16, 64, 3, 4, 0.25, 1e-4};
+  Progress p;
+  p.refused.push_back({1, "conv1", 17, tamper});
+  p.refused.push_back({0, "conv2", 18, tamper});
+  p.refused[1].tamper.deviation = std::numeric_limits<double>::infinity();
+  const auto json = nlohmann::json::parse(progress_to_json(p)).at("refused");
+  EXPECT_EQ(json.at(0), nlohmann::json::parse(R"({"worker": 1, "operator": "conv1", "step": 17,
+      "product": "forward", "instance": 2, "positions": [64, 128], "out_features": [0, 16],
+      "rows": 64, "refused_rows": 3, "rounds": 4, "deviation": 0.25, "tolerance": 0.0001})"));
+  EXPECT_TRUE(json.at(1).at("deviation").is_null());
+}
+
+TEST(TamperText, SaysItInALine) {
+  const TamperRecord tamper = {"forward", 2, 64, 128, 0, 16, 64, 3, 4, 0.25, 1e-4};
+  EXPECT_EQ(tamper_text(tamper),
+            "forward product, instance 2, positions 64 to 127 by out-features 0 to 15: 3 of 64 "
+            "rows off by up to 0.25 of the rms, where 0.0001 is allowed");
 }
 
 TEST(ProgressJson, ToleratesOtherTypes) {

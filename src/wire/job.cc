@@ -48,8 +48,13 @@ constexpr std::array<Named<OffloadPolicy>, 3> kOffloadPolicies = {{
     {OffloadPolicy::kNone, "none"},
 }};
 constexpr std::array<Named<TamperPolicy>, 2> kTamperPolicies = {{
-    {TamperPolicy::kContinue, "continue"},
+    {TamperPolicy::kQuarantine, "quarantine"},
     {TamperPolicy::kAbort, "abort"},
+}};
+constexpr std::array<Named<CheckKind>, 3> kCheckKinds = {{
+    {CheckKind::kUniform, "uniform"},
+    {CheckKind::kGaussian, "gaussian"},
+    {CheckKind::kBinary, "binary"},
 }};
 constexpr std::array<Named<ScheduleKind>, 3> kScheduleKinds = {{
     {ScheduleKind::kConstant, "constant"},
@@ -168,6 +173,11 @@ Status check_optimizer(const OptimizerSpec& optimizer) {
   return check_real("weight_decay", optimizer.weight_decay, 0, 1e3);
 }
 
+Status check_integrity(const IntegritySpec& integrity) {
+  TEMPO_RETURN_IF_ERROR(check_real("integrity.t", integrity.t, 1e-30, 0.5));
+  return check_real("integrity.e", integrity.e, 1e-6, 1e6);
+}
+
 Status check_loss(const JobSpec& spec) {
   TEMPO_RETURN_IF_ERROR(check_real("label_smoothing", spec.label_smoothing, 0, 1));
   if (spec.label_smoothing == 0 || spec.loss == LossKind::kCrossEntropy) return {};
@@ -236,6 +246,9 @@ std::string_view offload_policy_name(OffloadPolicy policy) {
 std::string_view tamper_policy_name(TamperPolicy policy) {
   return name_of(kTamperPolicies, policy);
 }
+std::string_view check_kind_name(CheckKind kind) {
+  return name_of(kCheckKinds, kind);
+}
 std::string_view schedule_kind_name(ScheduleKind kind) {
   return name_of(kScheduleKinds, kind);
 }
@@ -257,6 +270,9 @@ Result<OffloadPolicy> parse_offload_policy(std::string_view name) {
 }
 Result<TamperPolicy> parse_tamper_policy(std::string_view name) {
   return value_of(kTamperPolicies, "on_tamper", name);
+}
+Result<CheckKind> parse_check_kind(std::string_view name) {
+  return value_of(kCheckKinds, "check", name);
 }
 Result<ScheduleKind> parse_schedule_kind(std::string_view name) {
   return value_of(kScheduleKinds, "schedule.kind", name);
@@ -290,8 +306,7 @@ Status check_job(const JobSpec& spec) {
   // Above 2^24 an integer coefficient is no longer exact in single precision.
   TEMPO_RETURN_IF_ERROR(check_integer("key_range", spec.key_range, 1, 1 << 24));
   TEMPO_RETURN_IF_ERROR(check_key_reuse(spec));
-  TEMPO_RETURN_IF_ERROR(check_real("soundness_t", spec.soundness_t, 1e-30, 0.5));
-  return check_real("tamper_size", spec.tamper_size, 1e-6, 1e6);
+  return check_integrity(spec.integrity);
 }
 
 }  // namespace tempo

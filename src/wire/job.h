@@ -16,7 +16,8 @@ namespace tempo {
 
 enum class JobKind { kTrain, kInfer, kPlan };
 enum class OffloadPolicy { kAuto, kAll, kNone };
-enum class TamperPolicy { kContinue, kAbort };
+enum class TamperPolicy { kQuarantine, kAbort };
+enum class CheckKind { kUniform, kGaussian, kBinary };
 enum class ScheduleKind { kConstant, kStep, kCosine };
 enum class ExportForm { kInference, kTraining };
 enum class OptimizerKind { kSgd, kAdam, kAdamW };
@@ -53,6 +54,12 @@ struct FreezeSpec {
   bool statistics = false;  // BatchNormalizations whose scale and bias are frozen keep theirs
 };
 
+// What the checks of results promise over the whole job.
+struct IntegritySpec {
+  double t = 1e-6;  // the chance that any wrong result passes
+  double e = 0.01;  // how wrong: the error over the root mean square of the result
+};
+
 struct DataSpec {
   std::string format;            // "fashion-mnist", "cifar10", "npy"
   std::vector<float> mean;       // per channel, of values in 0..1 (uint8) or as stored (float32);
@@ -69,7 +76,7 @@ struct JobSpec {
   double link_bytes_per_s = 0;
   std::string scheme = "tempo";  // local, plain, tempo
   OffloadPolicy offload = OffloadPolicy::kAuto;
-  TamperPolicy on_tamper = TamperPolicy::kContinue;
+  TamperPolicy on_tamper = TamperPolicy::kQuarantine;
   DataSpec data;
   std::int64_t batch = 128;
   std::int64_t accumulate = 1;  // batches in a step
@@ -90,12 +97,9 @@ struct JobSpec {
   bool key_real = false;
   // Predictions only: the keys of the weights live for the whole job. Not secure.
   bool insecure_key_reuse = false;
-  // Soundness: the chance t that any result with an error of `tamper_size` (in units of the
-  // result's rms) passes in the whole job.
-  double soundness_t = 1e-6;
-  double tamper_size = 0.01;
-  bool binary_checks = false;          // the paper's {0,1} vectors (Theorem V.2)
-  std::uint64_t tee_memory_bytes = 0;  // of the enclave; 0: no limit of its own
+  IntegritySpec integrity;
+  CheckKind check = CheckKind::kUniform;  // of check vectors; kBinary: the paper's (Theorem V.2)
+  std::uint64_t tee_memory_bytes = 0;     // of the enclave; 0: no limit of its own
   // Of the trained model: what training alone has is left out, or as in the file that came.
   ExportForm export_form = ExportForm::kInference;
 };
@@ -125,7 +129,8 @@ Status check_job(const JobSpec& spec);
 
 std::string_view job_kind_name(JobKind kind);                // train, infer, plan
 std::string_view offload_policy_name(OffloadPolicy policy);  // auto, all, none
-std::string_view tamper_policy_name(TamperPolicy policy);    // continue, abort
+std::string_view tamper_policy_name(TamperPolicy policy);    // quarantine, abort
+std::string_view check_kind_name(CheckKind kind);            // uniform, gaussian, binary
 std::string_view schedule_kind_name(ScheduleKind kind);      // constant, step, cosine
 std::string_view export_form_name(ExportForm form);          // inference, training
 std::string_view optimizer_kind_name(OptimizerKind kind);    // sgd, adam, adamw
@@ -134,6 +139,7 @@ std::string_view loss_kind_name(LossKind kind);              // cross-entropy, m
 Result<JobKind> parse_job_kind(std::string_view name);
 Result<OffloadPolicy> parse_offload_policy(std::string_view name);
 Result<TamperPolicy> parse_tamper_policy(std::string_view name);
+Result<CheckKind> parse_check_kind(std::string_view name);
 Result<ScheduleKind> parse_schedule_kind(std::string_view name);
 Result<ExportForm> parse_export_form(std::string_view name);
 Result<OptimizerKind> parse_optimizer_kind(std::string_view name);

@@ -202,9 +202,11 @@ void describe_job(Visitor& v, Spec& spec) {
   v.field("key_range", spec.key_range);
   v.field("key_real", spec.key_real);
   v.field("insecure_key_reuse", spec.insecure_key_reuse);
-  v.field("soundness_t", spec.soundness_t);
-  v.field("tamper_size", spec.tamper_size);
-  v.field("binary_checks", spec.binary_checks);
+  v.object("integrity", spec.integrity, [](auto& visitor, auto& integrity) {
+    visitor.field("t", integrity.t);
+    visitor.field("e", integrity.e);
+  });
+  v.named("check", spec.check, check_kind_name, parse_check_kind);
   v.field("tee_memory_bytes", spec.tee_memory_bytes);
   v.named("export_form", spec.export_form, export_form_name, parse_export_form);
 }

@@ -38,9 +38,8 @@ JobSpec unusual_job() {
   spec.threads = 3;
   spec.key_range = 77;
   spec.key_real = true;
-  spec.soundness_t = 1e-9;
-  spec.tamper_size = 0.5;
-  spec.binary_checks = true;
+  spec.integrity = {1e-9, 0.5};
+  spec.check = CheckKind::kBinary;
   spec.tee_memory_bytes = (std::uint64_t{1} << 40) + 1;
   spec.export_form = ExportForm::kTraining;
   return spec;
@@ -85,9 +84,9 @@ TEST(JobJson, CarriesEveryMember) {
   EXPECT_EQ(back->threads, spec.threads);
   EXPECT_EQ(back->key_range, spec.key_range);
   EXPECT_EQ(back->key_real, spec.key_real);
-  EXPECT_EQ(back->soundness_t, spec.soundness_t);
-  EXPECT_EQ(back->tamper_size, spec.tamper_size);
-  EXPECT_EQ(back->binary_checks, spec.binary_checks);
+  EXPECT_EQ(back->integrity.t, spec.integrity.t);
+  EXPECT_EQ(back->integrity.e, spec.integrity.e);
+  EXPECT_EQ(back->check, spec.check);
   EXPECT_EQ(back->tee_memory_bytes, spec.tee_memory_bytes);
   EXPECT_EQ(back->export_form, spec.export_form);
 }
@@ -176,7 +175,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadJob{R"({"train_only": [""], "data": {"format": "npy"}})", "train_only"},
         BadJob{R"({"scheme": "Tempo; rm", "data": {"format": "npy"}})", "scheme"},
         BadJob{R"({"key_range": 0, "data": {"format": "npy"}})", "key_range"},
-        BadJob{R"({"soundness_t": 0, "data": {"format": "npy"}})", "soundness_t"},
+        BadJob{R"({"integrity": {"t": 0}, "data": {"format": "npy"}})", "integrity.t"},
+        BadJob{R"({"integrity": {"t": 0.6}, "data": {"format": "npy"}})", "integrity.t"},
+        BadJob{R"({"integrity": {"e": 0}, "data": {"format": "npy"}})", "integrity.e"},
+        BadJob{R"({"integrity": {"k": 3}, "data": {"format": "npy"}})", "integrity.k"},
+        BadJob{R"({"integrity": "t=1e-6", "data": {"format": "npy"}})", "integrity"},
+        BadJob{R"({"check": "lottery", "data": {"format": "npy"}})", "check"},
+        BadJob{R"({"on_tamper": "continue", "data": {"format": "npy"}})", "on_tamper"},
         BadJob{R"({"schedule": {"kind": "steps"}, "data": {"format": "npy"}})", "schedule.kind"},
         BadJob{R"({"schedule": {"step_epochs": 0}, "data": {"format": "npy"}})",
                "schedule.step_epochs"},

@@ -2,11 +2,12 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace tempo {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 void read(const Json& json, const char* key, std::string& value) {
   constexpr std::size_t kMaxBytes = 4096;
@@ -52,7 +53,14 @@ std::string progress_to_json(const Progress& p) {
                {"eta_s", finite(p.eta_s)},
                {"checks_done", p.checks_done},
                {"checks_failed", p.checks_failed}};
+  if (!p.notice.empty()) json["notice"] = p.notice;
   if (!p.message.empty()) json["message"] = p.message;
+  for (const RefusedResult& refused : p.refused) {
+    Json entry = {
+        {"worker", refused.worker}, {"operator", refused.operator_name}, {"step", refused.step}};
+    add_tamper(refused.tamper, entry);
+    json["refused"].push_back(std::move(entry));
+  }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -74,6 +82,7 @@ std::optional<Progress> progress_from_json(std::string_view text) {
   read(json, "eta_s", p.eta_s);
   read(json, "checks_done", p.checks_done);
   read(json, "checks_failed", p.checks_failed);
+  read(json, "notice", p.notice);
   read(json, "message", p.message);
   return p;
 }

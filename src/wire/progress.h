@@ -7,8 +7,18 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "wire/tamper.h"
 
 namespace tempo {
+
+struct RefusedResult {
+  int worker = 0;
+  std::string operator_name;
+  std::uint64_t step = 0;  // counts batches
+  TamperRecord tamper;
+};
 
 struct Progress {
   std::string phase;       // "preparing", "training", "evaluating", "predicting"
@@ -26,11 +36,14 @@ struct Progress {
   double eta_s = -1;   // seconds to go; negative: unknown
   std::uint64_t checks_done = 0;
   std::uint64_t checks_failed = 0;
-  std::string message;  // a warning for the user ("worker 1 is lost"); mostly empty
+  std::string notice;                  // what the user should know once, at the start; mostly empty
+  std::string message;                 // a warning for the user ("worker 1 is lost"); mostly empty
+  std::vector<RefusedResult> refused;  // since the last event; `message` has them in words
 };
 
 std::string progress_to_json(const Progress& progress);
-// Comes from outside. Members of other types keep their defaults. Nothing when no JSON object.
+// Comes from outside. Members of other types keep their defaults; `refused` is for other clients
+// and not read. Nothing when no JSON object.
 std::optional<Progress> progress_from_json(std::string_view text);
 
 }  // namespace tempo

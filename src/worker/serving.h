@@ -1,8 +1,11 @@
 // File: worker/serving.h
-// Who is served: one off-loader at a time, whichever way it came. Thread safety: all members.
+// Who is served: one off-loader at a time, whichever way it came; and how much may be logged of
+// those who come and of what they do. Thread safety: all members.
 #pragma once
 
 #include <atomic>
+
+#include "base/log_limit.h"
 
 namespace tempo {
 
@@ -12,9 +15,11 @@ class Serving {
   bool claim() { return !claimed_.exchange(true); }
   void release() { claimed_ = false; }
   bool claimed() const { return claimed_; }
+  LogLimit& log_limit() { return log_limit_; }
 
  private:
   std::atomic<bool> claimed_ = false;
+  LogLimit log_limit_;
 };
 
 }  // namespace tempo

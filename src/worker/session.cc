@@ -43,12 +43,15 @@ SessionEnd Session::run() {
   auto arenas = shake_hands();
   if (stopped_) return SessionEnd::kStopped;
   if (!arenas) {
-    spdlog::warn("a peer was turned away: {}", arenas.error().one_line());
+    if (const auto more = log_limit_.admit()) {
+      spdlog::warn("a peer was turned away: {}{}", arenas.error().one_line(), *more);
+    }
     return SessionEnd::kPeerGone;
   }
-  spdlog::info("serving an off-loader");
+  const auto more = log_limit_.admit();
+  if (more) spdlog::info("serving an off-loader{}", *more);
   const SessionEnd end = serve(*arenas);
-  spdlog::info("the session ends");
+  if (more) spdlog::info("the session ends");
   return end;
 }
 
@@ -89,8 +92,10 @@ SessionEnd Session::serve(const Arenas& arenas) {
   std::byte* const reply = arenas.reply.data();
   RingConsumer<Task> tasks(arena_submissions(request, reply), geometry.entries);
   RingProducer<Completion> completions(arena_completions(request, reply), geometry.entries);
-  const auto violation = [](const char* what) {
-    spdlog::error("the off-loader broke the protocol: {}", what);
+  const auto violation = [this](const char* what) {
+    if (const auto more = log_limit_.admit()) {
+      spdlog::error("the off-loader broke the protocol: {}{}", what, *more);
+    }
     return SessionEnd::kPeerGone;
   };
 
@@ -135,8 +140,10 @@ SessionEnd Session::serve(const Arenas& arenas) {
         task.reply_bytes() > 0 ? reply_slab(reply, geometry, task.reply_slab) : nullptr;
     const Completion completion = executor_.execute(task, payload, out);
     if (completion.status != TaskStatus::kOk) {
-      spdlog::warn("task {}: status {}, detail {}", task.request,
-                   static_cast<int>(completion.status), completion.detail);
+      if (const auto more = log_limit_.admit()) {
+        spdlog::warn("task {}: status {}, detail {}{}", task.request,
+                     static_cast<int>(completion.status), completion.detail, *more);
+      }
     }
     held.push_back({completion, device_.done_at()});
     tell();

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "base/log_limit.h"
 #include "wire/fd.h"
 #include "wire/ring_layout.h"
 #include "wire/shared_region.h"
@@ -26,8 +27,12 @@ enum class SessionEnd { kPeerGone, kStopped };
 class Session {
  public:
   // stop_fd: readable when the program is to end.
-  Session(Fd socket, TaskExecutor& executor, const Device& device, int stop_fd)
-      : socket_(std::move(socket)), executor_(executor), device_(device), stop_fd_(stop_fd) {}
+  Session(Fd socket, TaskExecutor& executor, const Device& device, LogLimit& log_limit, int stop_fd)
+      : socket_(std::move(socket)),
+        executor_(executor),
+        device_(device),
+        log_limit_(log_limit),
+        stop_fd_(stop_fd) {}
 
   // Returns when the off-loader is gone or broke the protocol (logged), or on stop_fd. The store is
   // as the off-loader left it.
@@ -48,6 +53,7 @@ class Session {
   Fd socket_;
   TaskExecutor& executor_;
   const Device& device_;
+  LogLimit& log_limit_;
   const int stop_fd_;
   bool stopped_ = false;
 };

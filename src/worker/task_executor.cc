@@ -78,6 +78,7 @@ Completion TaskExecutor::multiply(const Task& task, std::byte* reply) {
       (ta ? a->rows() : a->cols()) != (tb ? b->cols() : b->rows())) {
     return failed(task, TaskStatus::kBadTask, 0);
   }
+  const std::uint32_t inner = ta ? a->rows() : a->cols();
 
   const auto start = std::chrono::steady_clock::now();
   const bool accumulate = (task.flags & kAccumulate) != 0;
@@ -109,7 +110,7 @@ Completion TaskExecutor::multiply(const Task& task, std::byte* reply) {
 
   if (hooks_ != nullptr) {
     auto* result = returned ? reinterpret_cast<float*>(reply) : nullptr;
-    hooks_->after_multiply(task, result, task.rows, task.cols);
+    hooks_->after_multiply(task, result, task.rows, task.cols, inner);
   }
   const auto us = static_cast<std::uint32_t>(std::min<std::int64_t>(took.count(), UINT32_MAX));
   return {task.request, TaskStatus::kOk, us, task.reply_bytes(), 0};

@@ -268,7 +268,9 @@ RelayWelcome TcpService::Impl::answer(std::uint32_t version) {
 
 void TcpService::Impl::greeted(Handshake& handshake, Handshake::Outcome outcome) {
   if (outcome.stream) {
-    spdlog::info("serving an off-loader at {}", handshake.peer());
+    if (const auto more = serving_.log_limit().admit()) {
+      spdlog::info("serving an off-loader at {}{}", handshake.peer(), *more);
+    }
     auto session = begin_session(std::move(*outcome.stream), options_.limits, memory_.bytes());
     const std::lock_guard lock(mutex_);
     session_ = std::move(session);
@@ -278,7 +280,9 @@ void TcpService::Impl::greeted(Handshake& handshake, Handshake::Outcome outcome)
     const std::string why = outcome.error ? outcome.error->one_line()
                                           : "another off-loader is served, or it speaks another "
                                             "version of the protocol";
-    spdlog::warn("{} was turned away: {}", handshake.peer(), why);
+    if (const auto more = serving_.log_limit().admit()) {
+      spdlog::warn("{} was turned away: {}{}", handshake.peer(), why, *more);
+    }
   }
   handshakes_.remove_if([&](const auto& each) { return each.get() == &handshake; });
 }
@@ -326,13 +330,17 @@ SessionEnd TcpService::Impl::serve(TaskExecutor& executor, const Device& device,
     }
     const Completion completion = executor.execute(job->task, job->payload, job->reply);
     if (completion.status != TaskStatus::kOk) {
-      spdlog::warn("task {}: status {}, detail {}", job->task.request,
-                   static_cast<int>(completion.status), completion.detail);
+      if (const auto more = serving_.log_limit().admit()) {
+        spdlog::warn("task {}: status {}, detail {}{}", job->task.request,
+                     static_cast<int>(completion.status), completion.detail, *more);
+      }
     }
     held.push_back({*job, completion, device.done_at()});
   }
   end_session(*session);
-  spdlog::info("the session ends: {}", session->ended->what);
+  if (const auto more = serving_.log_limit().admit()) {
+    spdlog::info("the session ends: {}{}", session->ended->what, *more);
+  }
   memory_.forget();
   serving_.release();
   return stopped ? SessionEnd::kStopped : SessionEnd::kPeerGone;

@@ -5,7 +5,8 @@
 //
 // Peers are not trusted. A hello has to be complete within kRelayHelloMs (with TLS, after its
 // handshake within the same time); at most kMaxHandshakes are under way, and the oldest goes when
-// there are more; whoever is turned away costs one log line. Tasks and answers under way take at
+// there are more; whoever is turned away costs a log line, as
+// far as LogLimit admits it. Tasks and answers under way take at
 // most the window, from memory that was set aside at the start.
 #pragma once
 

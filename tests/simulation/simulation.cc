@@ -161,7 +161,7 @@ class Run {
     engine_options.plan = options;
     engine_options.reuses_keys = options.keeps_weights;
     const bool aborts = network_.unit() < 0.1;
-    engine_options.on_tamper = aborts ? TamperPolicy::kAbort : TamperPolicy::kContinue;
+    engine_options.on_tamper = aborts ? TamperPolicy::kAbort : TamperPolicy::kQuarantine;
     engine_ = std::make_unique<OffloadEngine>(
         std::move(plan).value(), engine_options,
         EngineResources{dispatcher_.get(), &local_, &keys_, &pool_, &ledger_, &stats_});

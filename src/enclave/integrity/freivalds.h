@@ -27,6 +27,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/random.h"
@@ -40,9 +41,11 @@ inline constexpr double kCoherentGuard = 0.25;    // g1
 inline constexpr double kNegligible = 0x1p-60;    // e0, about 1e-18
 
 enum class CheckDistribution {
-  kUniform,  // 2^16 equally spaced values from -sqrt(3) to sqrt(3), zero mean, unit variance
-  kBinary,   // {0, 1}: the paper's; one bit of soundness a round
+  kUniform,   // 2^16 equally spaced values from -sqrt(3) to sqrt(3), zero mean, unit variance
+  kGaussian,  // standard normal (Box-Muller, of 2^32 pairs), cut at 4.9
+  kBinary,    // {0, 1}: the paper's; one bit of soundness a round
 };
+std::string_view check_distribution_name(CheckDistribution distribution);  // "uniform", ...
 
 // Fills `out` with check values (one vector, or several back to back). Draw them before the
 // operands leave, keep them secret, use them for one verdict.
@@ -55,5 +58,15 @@ double row_tolerance(std::int64_t inner, double operand_squared, double result_s
 // True iff all rounds pass: |differences[k]| <= row_tolerance(...). False for any NaN or infinity.
 bool accept_row(std::span<const double> differences, std::int64_t inner, double operand_squared,
                 double result_squared = 0);
+
+// How far off a row is, from the differences of its rounds: an estimate of |C_i - (A B)_i|, for
+// rows that were refused. With vectors of mean 0 and variance 1 a difference is the sum of the
+// errors of the row's elements, each times a vector's element, so that the expectation of its
+// square is the square of the error's norm: the mean of the squares over the rounds is an unbiased
+// estimate of that, and this is its root. Of one wrong element and k uniform rounds, the square has
+// a relative standard deviation of sqrt(0.8 / k). kBinary has twice the mean of the squares, which
+// is unbiased for one wrong element, and too large for many that are wrong in one direction.
+// NaN or infinity in a row give infinity.
+double row_deviation(std::span<const double> differences, CheckDistribution distribution);
 
 }  // namespace tempo

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -67,6 +68,40 @@ TEST(CheckVector, IsDrawnUniformly) {
   for (const int count : counts) EXPECT_NEAR(count, expected, 6 * std::sqrt(expected));
 }
 
+TEST(CheckVector, GaussianIsNormal) {
+  SystemRandom random;
+  std::vector<float> values(1024 * 400 + 1);  // an odd end
+  draw_check_vector(random, CheckDistribution::kGaussian, values);
+  const auto count = static_cast<double>(values.size());
+  double sum = 0;
+  double squares = 0;
+  double fourth = 0;
+  double neighbours = 0;
+  std::vector<int> windows(81);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double v = values[i];
+    ASSERT_LT(std::abs(v), 4.9);
+    sum += v;
+    squares += v * v;
+    fourth += v * v * v * v;
+    if (i > 0) neighbours += v * values[i - 1];
+    windows[static_cast<std::size_t>(std::clamp(v * 10 + 40.5, 0.0, 80.0))]++;
+  }
+  const double deviation = 1 / std::sqrt(count);
+  EXPECT_NEAR(sum / count, 0, 6 * deviation);
+  EXPECT_NEAR(squares / count, 1, 6 * std::sqrt(2.0) * deviation);
+  EXPECT_NEAR(fourth / count, 3, 6 * std::sqrt(96.0) * deviation);
+  EXPECT_NEAR(neighbours / count, 0, 6 * deviation);
+  for (std::size_t w = 1; w < 80; ++w) {
+    const auto below = [](double x) { return 0.5 * std::erfc(-x / M_SQRT2); };
+    const double left = (static_cast<double>(w) - 40.5) / 10;
+    const double expected = count * (below(left + 0.1) - below(left));
+    EXPECT_NEAR(windows[w], expected, 6 * std::sqrt(expected) + 10) << left;
+    EXPECT_LT(windows[w], count * miss_probability(0.05, 1, CheckDistribution::kGaussian) +
+                              6 * std::sqrt(expected));
+  }
+}
+
 TEST(CheckVector, BinaryIsAFairCoin) {
   SystemRandom random;
   std::vector<float> values(100001);
@@ -102,6 +137,44 @@ TEST(AcceptRow, RefusesWhatIsNotANumber) {
     EXPECT_FALSE(accept_row(std::vector{0.0}, 4, std::abs(bad), 1.0));
   }
   EXPECT_FALSE(accept_row(std::vector{kInfinity}, 4, 1.0, kInfinity));
+}
+
+// The estimate against the norm that it is an estimate of.
+TEST(RowDeviation, IsUnbiasedForTheSquareOfTheErrorsNorm) {
+  SeededRandom random(11);
+  constexpr int kColumns = 12;
+  constexpr int kVerdicts = 20000;
+  std::vector<double> error(kColumns);
+  double norm = 0;
+  for (int j = 0; j < kColumns; ++j) {
+    error[j] = std::sin(j) * (j == 3 ? 10 : 1);
+    norm += error[j] * error[j];
+  }
+  for (const auto distribution : {CheckDistribution::kUniform, CheckDistribution::kGaussian}) {
+    for (const std::size_t rounds : {1, 4}) {
+      double squares = 0;
+      for (int verdict = 0; verdict < kVerdicts; ++verdict) {
+        std::vector<double> differences(rounds);
+        for (double& difference : differences) {
+          std::vector<float> vector(kColumns);
+          draw_check_vector(random, distribution, vector);
+          for (int j = 0; j < kColumns; ++j) difference += vector[j] * error[j];
+        }
+        const double deviation = row_deviation(differences, distribution);
+        squares += deviation * deviation;
+      }
+      // A square of the sum has at most three times its own square on average.
+      EXPECT_NEAR(squares / kVerdicts / norm, 1, 6 * std::sqrt(2.0 / kVerdicts));
+    }
+  }
+}
+
+TEST(RowDeviation, OfOneElementAndBinaryVectorsIsUnbiasedToo) {
+  // Half of the rounds see it.
+  EXPECT_NEAR(row_deviation(std::vector{3.0, 0.0, 3.0, 0.0}, CheckDistribution::kBinary), 3, 1e-12);
+  for (const double bad : {kNaN, kInfinity, -kInfinity}) {
+    EXPECT_EQ(row_deviation(std::vector{1.0, bad}, CheckDistribution::kUniform), kInfinity);
+  }
 }
 
 TEST(AcceptRow, ZeroRowsPassAndStayNearZero) {
@@ -245,7 +318,8 @@ TEST_F(FreivaldsTest, MissProbabilityBoundsOneRound) {
   CheckRig rig(random, {24, 64, 16}, DataKind::kNormal, {1024, false});
   const std::size_t column = rig.hardest_column(Product::kForward);
   for (const double error_over_tolerance : {2.5, 6.0}) {
-    for (const auto distribution : {CheckDistribution::kUniform, CheckDistribution::kBinary}) {
+    for (const auto distribution :
+         {CheckDistribution::kUniform, CheckDistribution::kGaussian, CheckDistribution::kBinary}) {
       constexpr int kTrials = 4000;
       int missed = 0;
       double bound = 0;

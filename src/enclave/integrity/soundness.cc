@@ -2,17 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "enclave/obfuscation/kernels.h"
 
 namespace tempo {
 namespace {
 
-constexpr double kUniformValues = 0x1p16;
+// What a window may hold more than its share, because values are discrete.
+constexpr double kUniformGrain = 0x1p-16;
+constexpr double kGaussianGrain = 0x1p-14;
 constexpr double kLargeError = 1e30;  // squared
 
 bool makes_sense(const SoundnessGoal& goal) {
-  return goal.t > 0 && goal.tamper_size > 0 && goal.checks > 0 && std::isfinite(goal.checks);
+  return goal.t > 0 && goal.e > 0 && goal.checks > 0 && std::isfinite(goal.checks);
 }
 
 }  // namespace
@@ -24,8 +27,16 @@ double expected_tolerance_over_rms(const CheckShape& shape) {
 
 double miss_probability(double tolerance, double e, CheckDistribution distribution) {
   if (!(tolerance >= 0) || !(e > 0)) return 1;
-  if (distribution == CheckDistribution::kBinary) return e > 2 * tolerance ? 0.5 : 1;
-  return std::min(1.0, tolerance / (std::sqrt(3.0) * e) + 1 / kUniformValues);
+  const double half_width = tolerance / e;  // of the window
+  switch (distribution) {
+    case CheckDistribution::kUniform:
+      return std::min(1.0, half_width / std::sqrt(3.0) + kUniformGrain);
+    case CheckDistribution::kGaussian:
+      return std::min(1.0, 2 * half_width / std::sqrt(2 * std::numbers::pi) + kGaussianGrain);
+    case CheckDistribution::kBinary:
+      return half_width < 0.5 ? 0.5 : 1;
+  }
+  return 1;
 }
 
 double largest_error_miss_probability(std::int64_t inner, CheckDistribution distribution) {
@@ -47,9 +58,8 @@ int rounds_needed(const CheckShape& shape, const SoundnessGoal& goal) {
 double soundness_reached(double tolerance_over_rms, std::int64_t inner, int rounds,
                          const SoundnessGoal& goal) {
   // The chance falls with the size of the error, and rises again towards its limit.
-  const double q =
-      std::max(miss_probability(tolerance_over_rms, goal.tamper_size, goal.distribution),
-               largest_error_miss_probability(inner, goal.distribution));
+  const double q = std::max(miss_probability(tolerance_over_rms, goal.e, goal.distribution),
+                            largest_error_miss_probability(inner, goal.distribution));
   return std::min(1.0, goal.checks * std::pow(q, rounds));
 }
 

@@ -2,8 +2,9 @@
 // How many rounds a plan needs. An error of size e (in units of its row's rms) in one element
 // passes one round, whatever else is wrong in its row, when the one check value that multiplies it
 // falls into a window of width 2 tau / e. Uniform vectors (2^16 values over a width of 2 sqrt(3))
-// do so with probability at most q = tau / (sqrt(3) e) + 2^-16, binary ones with 1/2 when e > 2
-// tau. So k independent rounds miss it with at most q^k, and over a job of N checks the union bound
+// do so with probability at most q = tau / (sqrt(3) e) + 2^-16, Gaussian ones (density at most 1 /
+// sqrt(2 pi)) with 2 tau / (sqrt(2 pi) e) + 2^-14, binary ones with 1/2 when e > 2 tau. So k
+// independent rounds miss it with at most q^k, and over a job of N checks the union bound
 // gives N q^k <= t (the paper's Theorem V.2 is the binary case). Pure functions.
 #pragma once
 
@@ -19,9 +20,9 @@ struct CheckShape {
 };
 
 struct SoundnessGoal {
-  double t = 1e-6;            // chance that any bad result passes in the whole job
-  double tamper_size = 0.01;  // e > 0, in units of the row's rms
-  double checks = 1;          // products checked in the whole job
+  double t = 1e-6;    // chance that any bad result passes in the whole job
+  double e = 0.01;    // size of the error > 0, in units of the row's rms
+  double checks = 1;  // products checked in the whole job
   CheckDistribution distribution = CheckDistribution::kUniform;
 };
 
@@ -42,7 +43,7 @@ double largest_error_miss_probability(std::int64_t inner, CheckDistribution dist
 int rounds_needed(const CheckShape& shape, const SoundnessGoal& goal);
 
 // The t that `rounds` rounds reach at a measured tolerance_over_rms, for errors of every size from
-// goal.tamper_size on.
+// goal.e on.
 double soundness_reached(double tolerance_over_rms, std::int64_t inner, int rounds,
                          const SoundnessGoal& goal);
 

@@ -16,7 +16,12 @@ TEST(Soundness, MissProbabilityIsTheWidthOfTheWindow) {
   EXPECT_EQ(miss_probability(1.0, 1e-3, CheckDistribution::kUniform), 1.0);
   EXPECT_EQ(miss_probability(1e-4, 1e-2, CheckDistribution::kBinary), 0.5);
   EXPECT_EQ(miss_probability(1e-2, 1.5e-2, CheckDistribution::kBinary), 1.0);
-  for (const auto distribution : {CheckDistribution::kUniform, CheckDistribution::kBinary}) {
+  // The normal density at its mean, over a window of 0.02 deviations.
+  EXPECT_NEAR(miss_probability(1e-4, 1e-2, CheckDistribution::kGaussian), std::erf(0.01 / M_SQRT2),
+              1e-4);
+  EXPECT_GE(miss_probability(1e-4, 1e-2, CheckDistribution::kGaussian), std::erf(0.01 / M_SQRT2));
+  for (const auto distribution :
+       {CheckDistribution::kUniform, CheckDistribution::kGaussian, CheckDistribution::kBinary}) {
     const double nan = std::numeric_limits<double>::quiet_NaN();
     EXPECT_EQ(miss_probability(nan, 1, distribution), 1.0);
     EXPECT_EQ(miss_probability(1, nan, distribution), 1.0);
@@ -26,7 +31,8 @@ TEST(Soundness, MissProbabilityIsTheWidthOfTheWindow) {
 }
 
 TEST(Soundness, RoundsReachTheGoalAndOneFewerDoesNot) {
-  for (const auto distribution : {CheckDistribution::kUniform, CheckDistribution::kBinary}) {
+  for (const auto distribution :
+       {CheckDistribution::kUniform, CheckDistribution::kGaussian, CheckDistribution::kBinary}) {
     for (const CheckShape shape : {CheckShape{27, 16}, {64, 64}, {576, 64}, {4608, 512}}) {
       const SoundnessGoal goal{1e-6, 0.01, 1e6, distribution};
       const int rounds = rounds_needed(shape, goal);

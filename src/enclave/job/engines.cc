@@ -17,6 +17,18 @@ constexpr double kExecutors = 3;
 // other fit at the same time.
 constexpr std::uint64_t kSlotsInRing = 4;
 
+CheckDistribution distribution_of(CheckKind check) {
+  switch (check) {
+    case CheckKind::kUniform:
+      return CheckDistribution::kUniform;
+    case CheckKind::kGaussian:
+      return CheckDistribution::kGaussian;
+    case CheckKind::kBinary:
+      return CheckDistribution::kBinary;
+  }
+  return CheckDistribution::kUniform;
+}
+
 }  // namespace
 
 JobEngines::JobEngines(const JobSpec& spec, Scheme scheme, WorkerLink* link,
@@ -32,10 +44,9 @@ JobEngines::JobEngines(const JobSpec& spec, Scheme scheme, WorkerLink* link,
       ledger_(ledger),
       random_(hooks.make_random ? hooks.make_random() : std::make_unique<SystemRandom>()),
       local_(pool, ledger) {
-  goal_.t = spec.soundness_t;
-  goal_.tamper_size = spec.tamper_size;
-  goal_.distribution =
-      spec.binary_checks ? CheckDistribution::kBinary : CheckDistribution::kUniform;
+  goal_.t = spec.integrity.t;
+  goal_.e = spec.integrity.e;
+  goal_.distribution = distribution_of(spec.check);
   if (link_ != nullptr) {
     dispatcher_ = std::make_unique<Dispatcher>(*link_, stats_, ledger_, Patience());
     // What a job that ended in the middle of a step has left on them.
@@ -116,6 +127,7 @@ Result<LinearEngine*> JobEngines::engine_for(const std::vector<LinearOp>& ops, S
 EngineStats JobEngines::stats() const {
   EngineStats stats = stats_;
   for (const auto& engine : engines_) engine->report_soundness(stats.soundness);
+  for (const Plan* plan : plans_) stats.checks_planned += plan->checks_planned;
   for (const ProductSoundness& product : stats.soundness) stats.soundness_reached += product.miss;
   stats.soundness_reached = std::min(stats.soundness_reached, 1.0);
   return stats;

@@ -168,11 +168,14 @@ std::string describe(const EngineEvent& event) {
          ": " + event.detail;
 }
 
-// Those from number `told` on, which then counts all.
-std::string messages_of(const std::vector<EngineEvent>& events, std::size_t& told) {
-  std::string text;
-  for (; told < events.size(); ++told) text += (text.empty() ? "" : "; ") + describe(events[told]);
-  return text;
+// Tells of the events from number `told` on, which then counts all.
+void add_events(const std::vector<EngineEvent>& events, std::size_t& told, Progress& progress) {
+  for (; told < events.size(); ++told) {
+    const EngineEvent& event = events[told];
+    progress.message += (progress.message.empty() ? "" : "; ") + describe(event);
+    if (!event.tamper) continue;
+    progress.refused.push_back({event.worker, event.operator_name, event.step, *event.tamper});
+  }
 }
 
 Status Runner::train(Job& job, std::atomic<bool>& stop,
@@ -187,15 +190,20 @@ Status Runner::train(Job& job, std::atomic<bool>& stop,
 
   const std::vector<std::string> notes = job.model.training_notes();
   std::string warnings = fmt::format("{}", fmt::join(notes, "; "));  // for the first step to tell
+  if (const std::string line = integrity_line(*engines.plans().front(), engines.goal());
+      !line.empty()) {
+    Progress progress;
+    progress.phase = "preparing";
+    progress.notice = "integrity: " + line;
+    on_progress(progress);
+  }
   std::size_t told = 0;
   Status status = (*trainer)->run(
       stop,
       [&](const TrainProgress& p) {
         Progress progress = to_progress(p);
         progress.message = std::exchange(warnings, "");
-        const std::string messages = messages_of(engines.events(), told);
-        if (!progress.message.empty() && !messages.empty()) progress.message += "; ";
-        progress.message += messages;
+        add_events(engines.events(), told, progress);
         on_progress(progress);
       },
       job.report.training);
@@ -270,7 +278,7 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
     progress.images_per_second = p.images_per_second;
     progress.batch_s = p.batch_s;
     progress.eta_s = p.eta_s;
-    progress.message = messages_of(engines.events(), told);
+    add_events(engines.events(), told, progress);
     progress.checks_done = p.checks.done;
     progress.checks_failed = p.checks.failed;
     on_progress(progress);

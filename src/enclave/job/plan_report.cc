@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace tempo {
 namespace {
@@ -56,6 +57,27 @@ std::string counts(const FusedCounts& fused) {
 // An operator that cannot be offloaded has no such cost.
 std::string offloaded_ms(const OpPlan& op) {
   return op.tiles.empty() ? "-" : fmt::format("{:.2f}", op.offloaded_cost_ms);
+}
+
+// "forward 3, weight gradient 3 to 4, input gradient 3"
+std::string rounds_text(const Plan& plan) {
+  std::string text;
+  for (const auto& [name, rounds] : {std::pair{"forward", &OpPlan::rounds_forward},
+                                     std::pair{"weight gradient", &OpPlan::rounds_weight_gradient},
+                                     std::pair{"input gradient", &OpPlan::rounds_input_gradient}}) {
+    int least = 0;
+    int most = 0;
+    for (const OpPlan& op : plan.ops) {
+      const int of_op = op.*rounds;
+      if (!op.offloaded || of_op == 0) continue;
+      least = least == 0 ? of_op : std::min(least, of_op);
+      most = std::max(most, of_op);
+    }
+    if (most == 0) continue;
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, least);
+    if (most > least) text += fmt::format(" to {}", most);
+  }
+  return text;
 }
 
 std::string work_text(const std::vector<KindWork>& kinds) {
@@ -115,6 +137,20 @@ std::vector<KindWork> non_linear_work(const Graph& graph, const Shapes& shapes) 
   return kinds;
 }
 
+std::string integrity_line(const Plan& plan, const SoundnessGoal& goal) {
+  if (plan.products == 0) return "";
+  std::string line = fmt::format(
+      "t={:g}, e={:g}: a result that is off by {:g} of its rms passes anywhere in the job with a "
+      "chance below {:g}; {:.0f} checks planned, {} rounds: {}",
+      goal.t, goal.e, goal.e, goal.t, plan.checks_planned,
+      check_distribution_name(goal.distribution), rounds_text(plan));
+  if (goal.distribution == CheckDistribution::kBinary) {
+    line +=
+        fmt::format(" (Theorem V.2 asks for {})", theorem_v2_rounds(plan.checks_planned, goal.t));
+  }
+  return line;
+}
+
 std::string plan_text(const PlanSummary& summary) {
   const Plan& plan = *summary.plan;
   std::string out =
@@ -164,12 +200,7 @@ std::string plan_text(const PlanSummary& summary) {
     out += fmt::format("worker {} holds at most {:.1f} MiB\n", w, mib(plan.resident_bytes[w]));
   }
   if (plan.products > 0) {
-    out += fmt::format(
-        "soundness: an error of {} rms passes anywhere in the job with a chance below {:g}\n",
-        summary.goal.tamper_size, summary.goal.t);
-    const double checks = static_cast<double>(plan.products) * static_cast<double>(summary.batches);
-    out += fmt::format("rounds that the paper's Theorem V.2 asks for with binary vectors: {}\n",
-                       theorem_v2_rounds(checks, summary.goal.t));
+    out += fmt::format("integrity: {}\n", integrity_line(plan, summary.goal));
   }
   const MemoryEstimate& m = summary.memory;
   out += fmt::format(
@@ -245,12 +276,10 @@ std::string plan_json(const PlanSummary& summary) {
       {"worker_resident_bytes", plan.resident_bytes},
       {"soundness",
        {{"t", summary.goal.t},
-        {"tamper_size", summary.goal.tamper_size},
-        {"theorem_v2_rounds", plan.products == 0
-                                  ? 0
-                                  : theorem_v2_rounds(static_cast<double>(plan.products) *
-                                                          static_cast<double>(summary.batches),
-                                                      summary.goal.t)}}},
+        {"e", summary.goal.e},
+        {"check", check_distribution_name(summary.goal.distribution)},
+        {"checks_planned", plan.checks_planned},
+        {"theorem_v2_rounds", theorem_v2_rounds(plan.checks_planned, summary.goal.t)}}},
       {"fused", summary.fused},
       {"notes", summary.notes},
       {"warnings", summary.warnings},

@@ -107,5 +107,29 @@ TEST(PlanReport, SaysWhatStaysInside) {
       nlohmann::json::parse(plan_json(summary))["predicted"]["break_even_bytes_per_s"].is_null());
 }
 
+TEST(PlanReport, PromisesInOneLine) {
+  Plan plan;
+  plan.ops.resize(3);
+  for (int i = 0; i < 2; ++i) {
+    plan.ops[i].offloaded = true;
+    plan.ops[i].rounds_forward = 3;
+    plan.ops[i].rounds_weight_gradient = 3 + i;
+  }
+  plan.ops[1].rounds_input_gradient = 5;  // the first operator's input has no gradient
+  plan.ops[2].rounds_forward = 9;         // stays inside
+  SoundnessGoal goal{.t = 1e-6, .e = 0.02};
+  EXPECT_EQ(integrity_line(plan, goal), "") << "nothing to check";
+  plan.products = 4;
+  plan.checks_planned = 1.59e6;
+  EXPECT_EQ(integrity_line(plan, goal),
+            "t=1e-06, e=0.02: a result that is off by 0.02 of its rms passes anywhere in the job "
+            "with a chance below 1e-06; 1590000 checks planned, uniform rounds: forward 3, weight "
+            "gradient 3 to 4, input gradient 5");
+  // The paper's figure for as many checks: k > 40.5.
+  goal.distribution = CheckDistribution::kBinary;
+  EXPECT_NE(integrity_line(plan, goal).find("binary rounds: forward 3"), std::string::npos);
+  EXPECT_NE(integrity_line(plan, goal).find("(Theorem V.2 asks for 41)"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace tempo

@@ -58,24 +58,23 @@ std::optional<int> Dispatcher::substitute(int worker) const {
   return best;
 }
 
-void Dispatcher::retire(int worker, EngineEvent::Kind kind, const std::string& operator_name,
-                        const std::string& detail) {
-  if (worker >= 0) {
-    if (!alive(worker)) return;
-    workers_[worker].is_alive = false;
-    workers_[worker].has_tampered = kind == EngineEvent::Kind::kTampered;
-    if (kind == EngineEvent::Kind::kLost) stats_.workers[worker].lost = true;
+void Dispatcher::retire(EngineEvent event) {
+  if (event.worker >= 0) {
+    if (!alive(event.worker)) return;
+    workers_[event.worker].is_alive = false;
+    workers_[event.worker].has_tampered = event.kind == EngineEvent::Kind::kTampered;
+    if (event.kind == EngineEvent::Kind::kLost) stats_.workers[event.worker].lost = true;
   }
-  record(kind, worker, operator_name, detail);
+  record(std::move(event));
 }
 
-void Dispatcher::record(EngineEvent::Kind kind, int worker, const std::string& operator_name,
-                        const std::string& detail) {
-  if (stats_.events.size() < EngineStats::kMaxEvents) {
-    stats_.events.push_back({kind, worker, operator_name, detail, step_});
-  } else {
+void Dispatcher::record(EngineEvent event) {
+  if (stats_.events.size() == EngineStats::kMaxEvents) {
     ++stats_.events_dropped;
+    return;
   }
+  event.step = step_;
+  stats_.events.push_back(std::move(event));
 }
 
 void Dispatcher::begin_step(std::uint64_t step) {
@@ -109,13 +108,13 @@ void Dispatcher::admit(const WorkerJoin& join) {
   WorkerStats& stats = stats_.workers[join.worker];
   stats.device = sanitised(join.info.device, sizeof(join.info.device));
   stats.lost = false;
-  record(EngineEvent::Kind::kJoined, static_cast<int>(join.worker), "", stats.device);
+  record({EngineEvent::Kind::kJoined, static_cast<int>(join.worker), "", stats.device});
 }
 
 void Dispatcher::break_channel(const Error& error) {
   if (broken_) return;
   broken_ = true;
-  retire(-1, EngineEvent::Kind::kLost, "", "off-loader lost: " + error.one_line());
+  retire({EngineEvent::Kind::kLost, -1, "", "off-loader lost: " + error.one_line()});
   for (Worker& worker : workers_) worker.is_alive = false;
   auto orphans = std::exchange(pending_, {});
   for (auto& [request, pending] : orphans) {
@@ -250,8 +249,8 @@ void Dispatcher::retire_stalled() {
   for (std::size_t w = 0; w < workers_.size(); ++w) {
     is_stalled[w] = workers_[w].outstanding > 0 && now - workers_[w].since > patience_.stall;
     if (!is_stalled[w]) continue;
-    retire(static_cast<int>(w), EngineEvent::Kind::kLost, "",
-           "no answer for " + std::to_string(patience_.stall.count() / 1000) + " s");
+    retire({EngineEvent::Kind::kLost, static_cast<int>(w), "",
+            "no answer for " + std::to_string(patience_.stall.count() / 1000) + " s"});
   }
   // The link keeps their reply slots until the off-loader is done with them.
   std::vector<std::pair<std::uint64_t, Pending>> orphans;

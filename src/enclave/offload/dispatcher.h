@@ -67,9 +67,8 @@ class Dispatcher {
   std::optional<int> substitute(int worker) const;
 
   // Gives the worker nothing any more. One that was lost may join again, one that returned a wrong
-  // result never. The event is recorded once.
-  void retire(int worker, EngineEvent::Kind kind, const std::string& operator_name,
-              const std::string& detail);
+  // result never. The event is recorded once, under the step that is under way.
+  void retire(EngineEvent event);
   // A task given to this worker has not been answered by its deadline: it gets nothing new until it
   // answers something.
   void mark_late(int worker) { workers_[worker].is_late = true; }
@@ -130,8 +129,7 @@ class Dispatcher {
   void handle(const Completion& completion);
   void settle(const Pending& pending, bool is_done);
   void admit(const WorkerJoin& join);
-  void record(EngineEvent::Kind kind, int worker, const std::string& operator_name,
-              const std::string& detail);
+  void record(EngineEvent event);
   void break_channel(const Error& error);
   void retire_stalled();
 

@@ -4,8 +4,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "wire/tamper.h"
 
 namespace tempo {
 
@@ -24,6 +27,7 @@ struct EngineEvent {
   std::string operator_name;
   std::string detail;  // which product, why
   std::uint64_t step = 0;
+  std::optional<TamperRecord> tamper{};  // kTampered
 };
 
 // The measured side of the soundness bound, by operator and product.
@@ -47,7 +51,8 @@ struct EngineStats {
   std::vector<EngineEvent> events;  // at most kMaxEvents; later ones are only counted
   std::uint64_t events_dropped = 0;
   std::vector<ProductSoundness> soundness;
-  double soundness_reached = 0;  // t, at the tamper size of the goal; 0 when nothing was checked
+  double checks_planned = 0;  // what the goal was shared between: products and steps of all plans
+  double soundness_reached = 0;  // t, at the size of the goal; 0 when nothing was checked
 
   static constexpr std::size_t kMaxEvents = 1000;
 };

@@ -1,17 +1,14 @@
 // What OffloadEngine makes of the answers of workers: verdicts, decoding, retirement.
 #include <algorithm>
 #include <string>
+#include <utility>
 
-#include "enclave/integrity/soundness.h"
-#include "enclave/obfuscation/kernels.h"
 #include "enclave/offload/offload_call.h"
 #include "enclave/offload/offload_engine.h"
+#include "wire/tamper.h"
 
 namespace tempo {
 namespace {
-
-// Rounds are added as long as each makes a miss this many times less likely.
-constexpr double kWorthwhileGain = 8;
 
 std::string status_text(const Completion& completion) {
   switch (completion.status) {
@@ -31,15 +28,6 @@ std::string status_text(const Completion& completion) {
 
 }  // namespace
 
-// What a verdict is given on.
-struct OffloadEngine::CheckedProduct {
-  ProductSoundness* soundness = nullptr;
-  CheckOutcome outcome;
-  int rounds = 0;          // of the vectors that it was judged with
-  std::int64_t inner = 0;  // length of the dot products
-  std::size_t rows = 0;
-};
-
 void OffloadEngine::on_completion(std::uint64_t tag, int worker, const Completion& completion,
                                   const std::optional<Slot>& reply) {
   const auto open = std::find_if(calls_.begin(), calls_.end(),
@@ -49,7 +37,7 @@ void OffloadEngine::on_completion(std::uint64_t tag, int worker, const Completio
   if (completion.status != TaskStatus::kOk) {
     if (!fatal_) {
       const std::string name = call != nullptr ? call->plan->op.name : "";
-      fail_worker(name, worker, EngineEvent::Kind::kLost, status_text(completion));
+      fail_worker({EngineEvent::Kind::kLost, worker, name, status_text(completion)});
     }
   } else if (call != nullptr && !fatal_) {
     const OffloadCall::TaskNote task = call->notes[tag & 0xffffffffU];
@@ -68,9 +56,9 @@ void OffloadEngine::on_completion(std::uint64_t tag, int worker, const Completio
 
 // What was resident there is gone for good: where it is next needed it is encoded again, in the
 // same bytes.
-void OffloadEngine::fail_worker(const std::string& operator_name, int worker,
-                                EngineEvent::Kind kind, const std::string& detail) {
-  res_.dispatcher->retire(worker, kind, operator_name, detail);
+void OffloadEngine::fail_worker(EngineEvent event) {
+  const int worker = event.worker;
+  res_.dispatcher->retire(std::move(event));
   for (const auto& call : calls_) {
     for (Unit& unit : call->units) {
       std::erase_if(unit.attempts, [&](const Attempt& a) { return a.worker == worker; });
@@ -89,52 +77,40 @@ void OffloadEngine::retire_vectors(OffloadCall& call, int m_slice) {
   }
 }
 
-// Rounds are planned for results whose terms add up as independent ones do. Where they cancel, the
-// tolerance is larger against them, and vectors drawn from now on get another round.
-void OffloadEngine::record_soundness(const CheckedProduct& product) {
-  ProductSoundness& soundness = *product.soundness;
-  const double tolerance = product.outcome.tolerance_over_rms;
-  const auto miss_of = [&](int rounds) {
-    SoundnessGoal goal = options_.plan.goal;
-    goal.checks = 1;
-    return soundness_reached(tolerance, product.inner, rounds, goal);
-  };
-  const double miss = miss_of(product.rounds);
-  soundness.checks += 1;
-  soundness.tolerance_over_rms = std::max(soundness.tolerance_over_rms, tolerance);
-  // Rows of a refused product that passed may have been kept: each had the chance of its own.
-  soundness.miss += product.outcome.passed ? miss : miss * static_cast<double>(product.rows);
-  if (miss > plan_.allowed_miss && soundness.rounds == product.rounds &&
-      product.rounds < kMaxRounds && miss_of(product.rounds + 1) * kWorthwhileGain <= miss) {
-    soundness.rounds += 1;
-    res_.stats->rounds = std::max(res_.stats->rounds, soundness.rounds);
-  }
-}
-
-// True when the product passed.
-bool OffloadEngine::verdict(OffloadCall& call, int unit, int worker,
-                            const CheckedProduct& product) {
+// True when the product passed. positions, m_slice: its tile, or its gradient group.
+bool OffloadEngine::verdict(OffloadCall& call, int worker, const CheckedProduct& product,
+                            const Slice& positions, int m_slice, const CheckOutcome& outcome) {
   EngineStats& stats = *res_.stats;
   stats.checks_done += 1;
-  record_soundness(product);
-  if (product.outcome.passed) {
+  stats.rounds = std::max(stats.rounds, soundness_.record(product, outcome));
+  if (outcome.passed) {
     stats.workers[worker].products += 1;
     return true;
   }
   stats.checks_failed += 1;
   stats.workers[worker].tampered += 1;
-  fail_worker(
-      call.plan->op.name, worker, EngineEvent::Kind::kTampered,
-      "wrong result: " + product.soundness->product + " product, part " + std::to_string(unit));
-  if (!call.is_backward) retire_vectors(call, call.plan->tiles[unit].m_slice);
+  const Slice& features = call.plan->m_slices[m_slice];
+  const TamperRecord tamper{.product = std::string(product_kind_name(product.kind)),
+                            .instance = static_cast<std::int64_t>(call.plan->instance_of(m_slice)),
+                            .positions_begin = positions.begin,
+                            .positions_end = positions.end,
+                            .features_begin = features.begin,
+                            .features_end = features.end,
+                            .rows = product.rows,
+                            .refused_rows = outcome.refused_rows,
+                            .rounds = product.rounds,
+                            .deviation = outcome.deviation_over_rms,
+                            .tolerance = outcome.refused_tolerance_over_rms};
+  const std::string& name = call.plan->op.name;
+  fail_worker({EngineEvent::Kind::kTampered, worker, name, tamper_text(tamper), step_, tamper});
+  if (!call.is_backward) retire_vectors(call, m_slice);
   if (options_.on_tamper == TamperPolicy::kAbort) {
     fatal_ = Error{ErrorCode::kTampered,
                    "a worker returned a wrong result",
-                   "worker " + std::to_string(worker) + ", operator " + call.plan->op.name + ", " +
-                       product.soundness->product,
+                   "worker " + std::to_string(worker) + ", operator " + name,
                    "a product that passes its check",
-                   "one that does not",
-                   "do not use this worker; --on-tamper continue goes on without it"};
+                   tamper_text(tamper),
+                   "do not use this worker; --on-tamper quarantine goes on without it"};
   }
   return false;
 }
@@ -151,9 +127,10 @@ void OffloadEngine::finish_output(OffloadCall& call, int unit, const Attempt& at
                             call.wants_moments ? &call.moments[unit] : nullptr);
   }
   if (!outcome.passed && !attempt.expected[0].is_finite()) return do_inside(call, unit);
-  if (!verdict(call, unit, attempt.worker,
-               {&soundness_[call.plan->op.index].forward, outcome, attempt.checks->rounds,
-                call.plan->op.geometry.n(), rows.size()})) {
+  const CheckedProduct product{call.plan->op.index, ProductKind::kForward, attempt.checks->rounds,
+                               call.plan->op.geometry.n(), rows.size()};
+  if (!verdict(call, attempt.worker, product, call.plan->p_slices[tile.p_slice], tile.m_slice,
+               outcome)) {
     return;
   }
   call.units[unit].is_done = true;
@@ -175,9 +152,10 @@ void OffloadEngine::finish_input_gradient(OffloadCall& call, int unit, int posit
                                     call.input_applied[tile_index], call.d_input_of(tile.m_slice));
   }
   if (!outcome.passed && !attempt.expected[position].is_finite()) return do_inside(call, unit);
-  if (!verdict(call, unit, attempt.worker,
-               {&soundness_[call.plan->op.index].input_gradient, outcome,
-                attempt.input_checks->rounds, features, rows.size()})) {
+  const CheckedProduct product{call.plan->op.index, ProductKind::kInputGradient,
+                               attempt.input_checks->rounds, features, rows.size()};
+  if (!verdict(call, attempt.worker, product, call.plan->p_slices[tile.p_slice], tile.m_slice,
+               outcome)) {
     return;
   }
   call.input_done[tile_index] = true;
@@ -189,8 +167,11 @@ void OffloadEngine::finish_weight_gradient(OffloadCall& call, int unit, const At
   if (call.weight_done[unit]) return;  // another worker was quicker
   const GradientGroup& group = call.plan->groups[unit];
   std::int64_t inner = 0;
+  Slice positions = call.plan->p_slices[call.plan->tiles[group.tiles[0]].p_slice];
   for (const int tile : group.tiles) {
-    inner += static_cast<std::int64_t>(call.step->rows[call.plan->tiles[tile].p_slice].size());
+    const Slice& part = call.plan->p_slices[call.plan->tiles[tile].p_slice];
+    inner += part.size();
+    positions = {std::min(positions.begin, part.begin), std::max(positions.end, part.end)};
   }
   const std::vector<float*> d_weights = call.d_weights(group.m_slice);
   CheckOutcome outcome;
@@ -201,21 +182,11 @@ void OffloadEngine::finish_weight_gradient(OffloadCall& call, int unit, const At
         attempt.weight_expected, inner, call.weight_applied[unit], d_weights);
   }
   if (!outcome.passed && !attempt.weight_expected.is_finite()) return do_inside(call, unit);
-  if (!verdict(call, unit, attempt.worker,
-               {&soundness_[call.plan->op.index].weight_gradient, outcome, attempt.checks->rounds,
-                inner, d_weights.size()})) {
-    return;
-  }
+  const CheckedProduct product{call.plan->op.index, ProductKind::kWeightGradient,
+                               attempt.checks->rounds, inner, d_weights.size()};
+  if (!verdict(call, attempt.worker, product, positions, group.m_slice, outcome)) return;
   call.weight_done[unit] = true;
   call.close_if_done(unit);
-}
-
-void OffloadEngine::report_soundness(std::vector<ProductSoundness>& out) const {
-  for (const OperatorSoundness& op : soundness_) {
-    for (const ProductSoundness& product : {op.forward, op.weight_gradient, op.input_gradient}) {
-      if (product.checks > 0) out.push_back(product);
-    }
-  }
 }
 
 }  // namespace tempo

@@ -38,13 +38,7 @@ OffloadEngine::OffloadEngine(Plan plan, const EngineOptions& options,
       steps_(plan_.ops.size()),
       announced_(plan_.ops.size()),
       kept_(plan_.ops.size()),
-      soundness_(plan_.ops.size()) {
-  for (const OpPlan& op : plan_.ops) {
-    soundness_[op.op.index] = {
-        {op.op.name, "forward"}, {op.op.name, "weight gradient"}, {op.op.name, "input gradient"}};
-  }
-  adopt_rounds();
-}
+      soundness_(plan_, options.plan.goal) {}
 
 OffloadEngine::~OffloadEngine() {
   for (const auto& kept : kept_) {
@@ -122,19 +116,7 @@ void OffloadEngine::deal_by_speed() {
   }
   plan_ = std::move(*plan);
   dealt_ = std::move(options);
-  adopt_rounds();
-}
-
-void OffloadEngine::adopt_rounds() {
-  for (const OpPlan& op : plan_.ops) {
-    OperatorSoundness& soundness = soundness_[op.op.index];
-    const auto raise = [](int planned, ProductSoundness& product) {
-      product.rounds = std::max(product.rounds, planned);
-    };
-    raise(op.rounds_forward, soundness.forward);
-    raise(op.rounds_weight_gradient, soundness.weight_gradient);
-    raise(op.rounds_input_gradient, soundness.input_gradient);
-  }
+  soundness_.adopt(plan_);
 }
 
 void OffloadEngine::announce(const LinearOp& op, const std::vector<const float*>& weights) {
@@ -300,7 +282,7 @@ std::unique_ptr<OperatorStep> OffloadEngine::make_step(const OpPlan& plan) {
     }
     step->gradient_checks.push_back(std::make_shared<const ProductChecks>(
         weight_gradient_checks(view.context(plan.groups[group].m_slice), *res_.random,
-                               soundness_[op.index].weight_gradient.rounds)));
+                               soundness_.rounds(op.index, ProductKind::kWeightGradient))));
   }
   step->gradient_checks_used.assign(plan.groups.size(), false);
   return step;

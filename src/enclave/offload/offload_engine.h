@@ -27,6 +27,7 @@
 #include "enclave/offload/engine_stats.h"
 #include "enclave/offload/linear.h"
 #include "enclave/offload/plan.h"
+#include "enclave/offload/soundness_book.h"
 #include "enclave/offload/tile_passes.h"
 #include "enclave/schemes/scheme.h"
 
@@ -45,7 +46,7 @@ struct EngineResources {
 struct EngineOptions {
   PlanOptions plan;  // that the first plan was made with
   CoefficientSpace coefficients;
-  TamperPolicy on_tamper = TamperPolicy::kContinue;
+  TamperPolicy on_tamper = TamperPolicy::kQuarantine;
   // Inference only, and not secure (docs/security.md): the n and m keys of an operator live as long
   // as the engine, and so does W' on the workers. The weights must not change meanwhile.
   bool reuses_keys = false;
@@ -76,14 +77,12 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
 
   const Plan& plan() const { return plan_; }
   // Appends the measured soundness of every offloaded product of this plan.
-  void report_soundness(std::vector<ProductSoundness>& out) const;
+  void report_soundness(std::vector<ProductSoundness>& out) const { soundness_.report(out); }
 
  private:
   struct KeptWeights;
-  struct CheckedProduct;
 
   void deal_by_speed();
-  void adopt_rounds();
   std::unique_ptr<OperatorStep> make_step(const OpPlan& plan);
   void draw_operator_keys(const OpPlan& plan, OperatorStep& step);
   void set_view(OffloadCall& call, const OpPlan& plan, OperatorStep& step) const;
@@ -127,11 +126,10 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
                              const Slot& reply);
   void finish_weight_gradient(OffloadCall& call, int unit, const Attempt& attempt,
                               const Slot& reply);
-  bool verdict(OffloadCall& call, int unit, int worker, const CheckedProduct& product);
-  void record_soundness(const CheckedProduct& product);
+  bool verdict(OffloadCall& call, int worker, const CheckedProduct& product, const Slice& positions,
+               int m_slice, const CheckOutcome& outcome);
   void retire_vectors(OffloadCall& call, int m_slice);
-  void fail_worker(const std::string& operator_name, int worker, EngineEvent::Kind kind,
-                   const std::string& detail);
+  void fail_worker(EngineEvent event);
 
   Plan plan_;
   const EngineOptions options_;
@@ -143,11 +141,7 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   std::vector<std::vector<const float*>> announced_;  // by operator: weights by part
   std::unique_ptr<OffloadCall> ahead_;                // the operator whose weights go ahead
   std::vector<std::unique_ptr<KeptWeights>> kept_;    // by operator; with reuses_keys
-  // By operator: the rounds that new check vectors are drawn for, and what checks came to.
-  struct OperatorSoundness {
-    ProductSoundness forward, weight_gradient, input_gradient;
-  };
-  std::vector<OperatorSoundness> soundness_;
+  SoundnessBook soundness_;
   // Open calls: those whose weight gradients are awaited, then the current one.
   std::vector<std::unique_ptr<OffloadCall>> calls_;
   std::uint64_t call_count_ = 0;

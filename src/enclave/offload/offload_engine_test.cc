@@ -19,7 +19,7 @@ constexpr std::uint64_t kSharedBytes = std::uint64_t{16} << 20;
 class Job {
  public:
   Job(const std::vector<Layer>& geometries, Scheme scheme, FakeLink& link,
-      TamperPolicy on_tamper = TamperPolicy::kContinue, int patience_ms = 2000,
+      TamperPolicy on_tamper = TamperPolicy::kQuarantine, int patience_ms = 2000,
       bool needs_weight_gradient = true, bool needs_input_gradient = true, bool reuses_keys = false,
       bool keeps_shares = false)
       : pool_(2),
@@ -224,7 +224,7 @@ Inference infer_three_batches(FakeLink& link, bool reuses_keys) {
   link.record = true;
   Inference seen;
   {
-    Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, true, true,
+    Job job(geometries, Scheme::kTempo, link, TamperPolicy::kQuarantine, 2000, true, true,
             reuses_keys);
     const std::vector<Tensors> model(geometries.begin(), geometries.end());
     for (unsigned batch = 0; batch < 3; ++batch) {
@@ -293,7 +293,7 @@ TEST(KeyReuse, NeverHappensInTraining) {
   const std::vector<Layer> geometries{fully_connected(4, 64, 48)};
   FakeLink link(1, kSharedBytes);
   link.record = true;
-  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, true, true, true);
+  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kQuarantine, 2000, true, true, true);
   std::vector<Tensors> tensors(geometries.begin(), geometries.end());
   ASSERT_TRUE(job.step(tensors).ok());
   ASSERT_TRUE(job.step(tensors).ok());
@@ -381,7 +381,7 @@ TEST(OffloadEngine, GoesOnAloneWhenTheQueueIsNeverServed) {
   const std::vector<Layer> geometries{conv(32, 12, 8, 16, 3, 1, 1)};
   FakeLink link(3, kSharedBytes);
   link.silent = true;
-  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kContinue, 200);
+  Job job(geometries, Scheme::kTempo, link, TamperPolicy::kQuarantine, 200);
   std::vector<Tensors> got(geometries.begin(), geometries.end());
   std::vector<Tensors> want(geometries.begin(), geometries.end());
   ASSERT_TRUE(job.step(got).ok());
@@ -428,7 +428,7 @@ TEST(OffloadEngine, SendsNoProductsForFrozenWeights) {
       weight_products += (task.flags & kTransposeA) != 0 ? 1 : 0;
       input_products += (task.flags & (kTransposeA | kTransposeB)) == 0 ? 1 : 0;
     };
-    Job job({g}, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, false, needs_input);
+    Job job({g}, Scheme::kTempo, link, TamperPolicy::kQuarantine, 2000, false, needs_input);
     const LinearOp& op = job.ops()[0];
     Tensors t(g);
     Tensors want(g);
@@ -528,9 +528,11 @@ TEST(OffloadEngine, CatchesACheatInEveryProduct) {
     FakeLink link(3, kSharedBytes);
     int seen = 0;
     std::uint32_t cheater = 0;
+    std::uint32_t cheated_rows = 0;
     link.after_multiply = [&](const Task& task, std::vector<float>& out) {
       if (++seen != cheated) return;
       cheater = task.worker;
+      cheated_rows = task.rows;
       const std::uint32_t row = task.rows / 2;
       const std::uint32_t column = task.cols / 3;
       double squares = 0;
@@ -548,10 +550,50 @@ TEST(OffloadEngine, CatchesACheatInEveryProduct) {
     EXPECT_EQ(job.stats().events[0].kind, EngineEvent::Kind::kTampered);
     EXPECT_EQ(job.stats().events[0].worker, static_cast<int>(cheater));
     EXPECT_FALSE(job.stats().events[0].operator_name.empty());
+    ASSERT_TRUE(job.stats().events[0].tamper.has_value());
+    EXPECT_EQ(job.stats().events[0].tamper->rows, cheated_rows);
+    EXPECT_EQ(job.stats().events[0].tamper->refused_rows, 1U);
     for (std::size_t i = 0; i < geometries.size(); ++i) {
       expect_same(got[i], want[i], "cheated in product " + std::to_string(cheated));
     }
   }
+}
+
+// The record of a cheat whose size is known, without keys between worker and result.
+TEST(OffloadEngine, RecordsWhatWasRefusedAndByHowMuch) {
+  const std::vector<Layer> layers{fully_connected(96, 60, 40)};
+  FakeLink link(1, kSharedBytes);
+  constexpr double kChange = 0.5;  // over the rms
+  std::uint32_t rows = 0;
+  link.after_multiply = [&](const Task& task, std::vector<float>& out) {
+    if (rows != 0) return;
+    rows = task.rows;
+    double squares = 0;
+    for (std::size_t i = task.cols; i < out.size(); ++i) squares += double{out[i]} * out[i];
+    const double rms = std::sqrt(squares / static_cast<double>(out.size() - task.cols));
+    out[3] += static_cast<float>(kChange * rms);  // of the first row
+  };
+  Job job(layers, Scheme::kPlain, link);
+  std::vector<Tensors> tensors(layers.begin(), layers.end());
+  ASSERT_TRUE(job.step(tensors).ok());
+  ASSERT_EQ(job.stats().events.size(), 1U);
+  const EngineEvent& event = job.stats().events[0];
+  ASSERT_TRUE(event.tamper.has_value());
+  const TamperRecord& tamper = *event.tamper;
+  EXPECT_EQ(tamper.product, "forward");
+  EXPECT_EQ(tamper.instance, 0);
+  EXPECT_EQ(tamper.positions_end - tamper.positions_begin, rows);
+  EXPECT_EQ(tamper.features_begin, 0);
+  EXPECT_EQ(tamper.features_end, 40);
+  EXPECT_EQ(tamper.rows, rows);
+  EXPECT_EQ(tamper.refused_rows, 1U);
+  EXPECT_GE(tamper.rounds, 1);
+  // The root of the mean square of a few numbers up to the root of three.
+  EXPECT_LT(tamper.deviation, 1.75 * kChange);
+  EXPECT_GT(tamper.deviation, 0.1 * kChange);
+  EXPECT_LT(tamper.tolerance, 1e-3);
+  EXPECT_GT(tamper.tolerance, 1e-7);
+  EXPECT_NE(event.detail.find("1 of " + std::to_string(rows) + " rows"), std::string::npos);
 }
 
 // ---- overlap -----------------------------------------------------------------------------------
@@ -724,7 +766,7 @@ TEST(UnequalWorkers, KeepTheirSharesWhereTheyShall) {
   const std::vector<Layer> layers{conv(4, 16, 8, 16, 3, 1, 1), fully_connected(32, 64, 448)};
   FakeLink link(2, kSharedBytes);
   link.ns_per_multiply_add = {4, 1};
-  Job job(layers, Scheme::kTempo, link, TamperPolicy::kContinue, 2000, true, true, false, true);
+  Job job(layers, Scheme::kTempo, link, TamperPolicy::kQuarantine, 2000, true, true, false, true);
   const std::vector<OpPlan> before = job.engine().plan().ops;
   for (int step = 0; step < 3; ++step) {
     std::vector<Tensors> got(layers.begin(), layers.end());
@@ -746,7 +788,7 @@ TEST(LateWorker, IsReplacedUntilItAnswers) {
   bool is_stopped = false;
   link.withholds = [&](const Task& task) { return is_stopped && task.worker == 1; };
   constexpr int kPatienceMs = 100;
-  Job job(layers, Scheme::kTempo, link, TamperPolicy::kContinue, kPatienceMs);
+  Job job(layers, Scheme::kTempo, link, TamperPolicy::kQuarantine, kPatienceMs);
   const auto step_and_compare = [&](const char* when) {
     std::vector<Tensors> got(layers.begin(), layers.end());
     std::vector<Tensors> want(layers.begin(), layers.end());
@@ -778,7 +820,7 @@ TEST(LateWorker, LeavesTheWorkToTheEnclaveWhenItIsTheOnlyOne) {
   const std::vector<Layer> layers{conv(4, 8, 8, 16, 3, 1, 1)};
   FakeLink link(1, kSharedBytes);
   link.withholds = [](const Task& task) { return task.verb == Verb::kMultiply; };
-  Job job(layers, Scheme::kTempo, link, TamperPolicy::kContinue, 50);
+  Job job(layers, Scheme::kTempo, link, TamperPolicy::kQuarantine, 50);
   std::vector<Tensors> got(layers.begin(), layers.end());
   std::vector<Tensors> want(layers.begin(), layers.end());
   ASSERT_TRUE(job.step(got).ok());

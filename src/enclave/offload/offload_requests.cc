@@ -100,9 +100,10 @@ bool OffloadEngine::issue_output(OffloadCall& call, int unit, std::uint32_t gene
   {
     const TimeScope scope(*res_.ledger, TimeKind::kCheck);
     const auto draw = [&] {
-      return std::make_shared<const ProductChecks>(forward_checks(
-          call.context(tile.m_slice), *res_.random, soundness_[call.plan->op.index].forward.rounds,
-          call.weights(tile.m_slice), call.m_key(tile.m_slice)));
+      return std::make_shared<const ProductChecks>(
+          forward_checks(call.context(tile.m_slice), *res_.random,
+                         soundness_.rounds(call.plan->op.index, ProductKind::kForward),
+                         call.weights(tile.m_slice), call.m_key(tile.m_slice)));
     };
     Attempt& attempt = *asked.find(generation);
     attempt.expected.resize(1);
@@ -148,7 +149,7 @@ void OffloadEngine::refresh_projections(OffloadCall& call, int unit) {
   const int m_slice = call.plan->groups[unit].m_slice;
   const TileContext context = call.context(m_slice);
   step.gradient_checks[unit] = std::make_shared<const ProductChecks>(weight_gradient_checks(
-      context, *res_.random, soundness_[call.plan->op.index].weight_gradient.rounds));
+      context, *res_.random, soundness_.rounds(call.plan->op.index, ProductKind::kWeightGradient)));
   for (const int tile : call.plan->groups[unit].tiles) {
     encode_input(context, call.input_of(m_slice), step.rows[call.plan->tiles[tile].p_slice],
                  nullptr, nullptr, step.gradient_checks[unit].get(), &step.projections[tile],
@@ -182,9 +183,10 @@ bool OffloadEngine::issue_gradients(OffloadCall& call, int unit, std::uint32_t g
     attempt.expected.resize(group.tiles.size());
     if (call.d_input != nullptr) {
       const TimeScope scope(*res_.ledger, TimeKind::kCheck);
-      attempt.input_checks = std::make_shared<const ProductChecks>(input_gradient_checks(
-          context, *res_.random, soundness_[call.plan->op.index].input_gradient.rounds,
-          call.weights(group.m_slice)));
+      attempt.input_checks = std::make_shared<const ProductChecks>(
+          input_gradient_checks(context, *res_.random,
+                                soundness_.rounds(call.plan->op.index, ProductKind::kInputGradient),
+                                call.weights(group.m_slice)));
     }
   }
   const std::vector<Columns> d_output = call.d_output(group.m_slice);

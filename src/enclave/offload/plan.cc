@@ -328,7 +328,7 @@ Error unreachable_goal(const OpPlan& plan) {
           "a tolerance below the size of the error to be caught",
           std::to_string(plan.op.geometry.n()) + " inputs by " +
               std::to_string(plan.op.geometry.m()) + " outputs a product",
-          "raise --tamper-size or --soundness-t"};
+          "raise t or e of --integrity"};
 }
 
 Status choose_rounds(const PlanOptions& options, const SoundnessGoal& goal, OpPlan& plan) {
@@ -533,8 +533,8 @@ Result<Plan> deal(Plan plan, const PlanOptions& options) {
     plan.products += op.products;
   }
   SoundnessGoal goal = options.goal;
-  goal.checks = std::max(1.0, static_cast<double>(plan.products) * options.products_factor) +
-                rows_of_refused_products(options, plan);
+  plan.checks_planned = static_cast<double>(plan.products) * options.products_factor;
+  goal.checks = std::max(1.0, plan.checks_planned) + rows_of_refused_products(options, plan);
   plan.allowed_miss = goal.t / goal.checks;
   std::uint64_t kept = 0;
   std::uint64_t called = 0;

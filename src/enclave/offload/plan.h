@@ -125,6 +125,7 @@ struct Plan {
   std::uint64_t bytes_to_workers_once = 0;
   std::uint64_t bytes_from_workers = 0;
   std::int64_t products = 0;
+  double checks_planned = 0;       // products of the whole job
   double allowed_miss = 1;         // chance that one check misses what it must catch, at most
   std::uint64_t engine_bytes = 0;  // enclave memory of keys, check sums and turned operands
 };

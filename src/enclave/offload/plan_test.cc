@@ -280,7 +280,7 @@ TEST(Plan, RefusesWhatCannotBe) {
 
   o = options(2);
   o.policy = OffloadPolicy::kAll;
-  o.goal.tamper_size = 1e-9;
+  o.goal.e = 1e-9;
   plan = make_plan({make_op(0, dense(8, 64, 64))}, o);
   ASSERT_FALSE(plan.ok());
   EXPECT_EQ(plan.error().code, ErrorCode::kUsage);

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
+#include <limits>
 
 #include "base/buffer.h"
 #include "enclave/obfuscation/kernels.h"
@@ -105,45 +105,72 @@ std::vector<float> bias_of(const std::vector<OutputColumns>& columns, std::size_
   return bias;
 }
 
-// What an accepted row says about soundness; tolerance 0: not accepted.
-struct AcceptedRow {
+// What was found of a row; checked in this pass or not.
+struct RowVerdict {
+  enum { kUnchecked, kPassed, kRefused } is = kUnchecked;
   double tolerance = 0;
-  double result_squared = 0;
+  double result_squared = 0;   // norm of the row as returned
+  double operand_squared = 0;  // what it should be near, for independent terms
+  double deviation = 0;        // kRefused
 };
 
 // Verdict on one row whose encoded values lie in `row`; row_factor turns encoded into decoded.
-bool row_passes(const float* row, std::size_t columns, const CheckRow& check, double row_factor,
-                const double* expected, double operand_magnitude, std::int64_t inner,
-                AcceptedRow& accepted) {
+bool row_passes(const TileContext& context, const float* row, std::size_t columns,
+                const CheckRow& check, double row_factor, const double* expected,
+                double operand_magnitude, std::int64_t inner, RowVerdict& verdict) {
   std::array<double, kMaxRounds> sums{};
   double magnitude = 0;
   check_row(row, columns, check, sums.data(), &magnitude);
   magnitude *= row_factor * row_factor;
   for (int k = 0; k < check.rounds; ++k) sums[k] = expected[k] - sums[k] * row_factor;
-  const bool passed = accept_row({sums.data(), static_cast<std::size_t>(check.rounds)}, inner,
-                                 operand_magnitude, magnitude);
-  if (passed) accepted = {row_tolerance(inner, operand_magnitude, magnitude), magnitude};
+  const std::span<const double> differences(sums.data(), static_cast<std::size_t>(check.rounds));
+  const bool passed = accept_row(differences, inner, operand_magnitude, magnitude);
+  verdict = {passed ? RowVerdict::kPassed : RowVerdict::kRefused,
+             row_tolerance(inner, operand_magnitude, magnitude), magnitude, operand_magnitude,
+             passed ? 0 : row_deviation(differences, context.distribution)};
   return passed;
 }
 
-// Of the worst row: an adversary who spoils one row chooses it. Errors count in units of the row's
-// rms or the product's, whichever is larger; a product too small to move a weight has none.
-double worst_tolerance_over_rms(const std::vector<AcceptedRow>& rows, std::size_t columns) {
-  const auto width = static_cast<double>(columns);
+// Root of the mean over the elements of the rows of one kind; NaN when there is none.
+double rms_of(const std::vector<RowVerdict>& rows, std::size_t columns, decltype(RowVerdict::is) is,
+              double RowVerdict::*squared) {
   double squares = 0;
-  double count = 0;
-  for (const AcceptedRow& row : rows) {
-    squares += row.result_squared;
-    count += row.tolerance > 0 ? 1 : 0;
+  double elements = 0;
+  for (const RowVerdict& row : rows) {
+    if (row.is != is) continue;
+    squares += row.*squared;
+    elements += static_cast<double>(columns);
   }
-  const double mean_square = count > 0 ? squares / (count * width) : 0;
-  if (!(mean_square > kNegligible * kNegligible)) return 0;
-  double worst = 0;
-  for (const AcceptedRow& row : rows) {
-    worst = std::max(worst,
-                     row.tolerance / std::sqrt(std::max(mean_square, row.result_squared / width)));
+  return std::sqrt(squares / elements);
+}
+
+// Tolerances are those of the worst row: an adversary who spoils one row chooses it. Errors count
+// in units of the row's rms or the product's, whichever is larger; a product too small to move a
+// weight has none.
+CheckOutcome outcome_of(const std::vector<RowVerdict>& rows, std::size_t columns) {
+  CheckOutcome outcome;
+  const double rms = rms_of(rows, columns, RowVerdict::kPassed, &RowVerdict::result_squared);
+  const double unit =
+      rms > kNegligible ? rms
+                        : rms_of(rows, columns, RowVerdict::kRefused, &RowVerdict::operand_squared);
+  const RowVerdict* worst = nullptr;
+  for (const RowVerdict& row : rows) {
+    if (row.is == RowVerdict::kPassed && rms > kNegligible) {
+      const double row_rms = std::sqrt(row.result_squared / static_cast<double>(columns));
+      outcome.tolerance_over_rms =
+          std::max(outcome.tolerance_over_rms, row.tolerance / std::max(rms, row_rms));
+    } else if (row.is == RowVerdict::kRefused) {
+      ++outcome.refused_rows;
+      if (worst == nullptr || row.deviation > worst->deviation) worst = &row;
+    }
   }
-  return worst;
+  outcome.passed = worst == nullptr;
+  if (worst != nullptr) {
+    const double scale = unit > 0 ? 1 / unit : std::numeric_limits<double>::infinity();
+    outcome.deviation_over_rms = worst->deviation * scale;
+    outcome.refused_tolerance_over_rms = worst->tolerance * scale;
+  }
+  return outcome;
 }
 
 // Moments of rows, gathered with a shift, in float64 at the end.
@@ -438,8 +465,7 @@ CheckOutcome decode_output(const TileContext& context, const std::byte* reply, c
   pointers.append(checks.result, checks.rounds, features);
   const CheckRow check = pointers.row(checks.result_squares.data());
   std::vector<ColumnMoments> chunk_moments(moments != nullptr ? rows.chunk_count() : 0);
-  std::vector<AcceptedRow> accepted(rows.size());
-  std::atomic<bool> passed = true;
+  std::vector<RowVerdict> verdicts(rows.size());
   context.pool->parallel_for(
       static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
         AlignedBuffer<float> row(features);
@@ -449,10 +475,9 @@ CheckOutcome decode_output(const TileContext& context, const std::byte* reply, c
           for (std::size_t r = rows.chunks[c]; r < rows.chunks[c + 1]; ++r) {
             copy_in(row_of(reply, rows.ring_row[r], features), features, row.data());
             const float factor = context.p_key->coefficient[rows.first_encoded + rows.ring_row[r]];
-            if (!row_passes(row.data(), features, check, factor,
+            if (!row_passes(context, row.data(), features, check, factor,
                             expected.sums.data() + r * checks.rounds, expected.magnitude[r],
-                            context.geometry->n(), accepted[r])) {
-              passed = false;
+                            context.geometry->n(), verdicts[r])) {
               continue;
             }
             const bool is_direct = output.size() == 1;
@@ -475,7 +500,7 @@ CheckOutcome decode_output(const TileContext& context, const std::byte* reply, c
       moments->merge(chunk.count, chunk.mean.data(), chunk.m2.data());
     }
   }
-  return {passed, worst_tolerance_over_rms(accepted, features)};
+  return outcome_of(verdicts, features);
 }
 
 CheckOutcome decode_input_gradient(const TileContext& context, const std::byte* reply,
@@ -490,8 +515,7 @@ CheckOutcome decode_input_gradient(const TileContext& context, const std::byte* 
   const CheckRow check = pointers.row(checks.result_squares.data());
   const Im2colRows im2col{context.geometry};
   const bool direct = context.geometry->is_direct();
-  std::vector<AcceptedRow> accepted(rows.size());
-  std::atomic<bool> passed = true;
+  std::vector<RowVerdict> verdicts(rows.size());
   context.pool->parallel_for(
       static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
         AlignedBuffer<float> row(n);
@@ -501,9 +525,9 @@ CheckOutcome decode_input_gradient(const TileContext& context, const std::byte* 
             if (applied[r] != 0) continue;
             copy_in(row_of(reply, rows.ring_row[r], n), n, row.data());
             const float factor = context.p_key->reciprocal[rows.first_encoded + rows.ring_row[r]];
-            if (!row_passes(row.data(), n, check, factor, expected.sums.data() + r * checks.rounds,
-                            expected.magnitude[r], features, accepted[r])) {
-              passed = false;
+            if (!row_passes(context, row.data(), n, check, factor,
+                            expected.sums.data() + r * checks.rounds, expected.magnitude[r],
+                            features, verdicts[r])) {
               continue;
             }
             if (direct) {
@@ -518,7 +542,7 @@ CheckOutcome decode_input_gradient(const TileContext& context, const std::byte* 
           }
         }
       });
-  return {passed, worst_tolerance_over_rms(accepted, n)};
+  return outcome_of(verdicts, n);
 }
 
 CheckOutcome decode_weight_gradient(const TileContext& context, const std::byte* reply,
@@ -532,9 +556,8 @@ CheckOutcome decode_weight_gradient(const TileContext& context, const std::byte*
   RoundPointers pointers;
   pointers.append(checks.result, checks.rounds, n);
   const CheckRow check = pointers.row(checks.result_squares.data());
-  std::atomic<bool> passed = true;
   const auto features = static_cast<std::int64_t>(d_weights.size());
-  std::vector<AcceptedRow> accepted(d_weights.size());
+  std::vector<RowVerdict> verdicts(d_weights.size());
   context.pool->parallel_for(features, row_grain(n, 8), [&](std::int64_t begin, std::int64_t end) {
     AlignedBuffer<float> row(n);
     for (std::int64_t e = begin; e < end; ++e) {
@@ -542,9 +565,9 @@ CheckOutcome decode_weight_gradient(const TileContext& context, const std::byte*
       if (applied[a] != 0) continue;
       copy_in(row_of(reply, e, n), n, row.data());
       const float factor = m_key.coefficient[e];
-      if (!row_passes(row.data(), n, check, factor, expected.sums.data() + a * checks.rounds,
-                      expected.magnitude[a], inner, accepted[a])) {
-        passed = false;
+      if (!row_passes(context, row.data(), n, check, factor,
+                      expected.sums.data() + a * checks.rounds, expected.magnitude[a], inner,
+                      verdicts[a])) {
         continue;
       }
       decode_row(row.data(), n, key.inverse.data(), scale.data(), factor, nullptr, true,
@@ -552,7 +575,7 @@ CheckOutcome decode_weight_gradient(const TileContext& context, const std::byte*
       applied[a] = 1;
     }
   });
-  return {passed, worst_tolerance_over_rms(accepted, n)};
+  return outcome_of(verdicts, n);
 }
 
 void compute_output(const TileContext& context, const float* input, const WeightRows& weights,

@@ -128,6 +128,12 @@ struct CheckOutcome {
   // The largest error that a row was allowed, in units of its rms or the product's, whichever is
   // larger; 0 for products that are zero, or too small to move a weight (kNegligible).
   double tolerance_over_rms = 0;
+  std::size_t refused_rows = 0;
+  // Of the refused row that is furthest off: row_deviation(), and what it was allowed. In units of
+  // the product's rms, as rows that passed have it, or else as the operands let expect. The largest
+  // of several estimates, and of rows that were refused: on average too large rather than too small.
+  double deviation_over_rms = 0;
+  double refused_tolerance_over_rms = 0;
 };
 
 // Z' of a tile into the slice's columns of the outputs, biases added. `moments`: null, or filled

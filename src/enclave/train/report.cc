@@ -118,29 +118,44 @@ const char* kind_name(EngineEvent::Kind kind) {
 Json events_json(const EngineStats& engine) {
   Json events = Json::array();
   for (const EngineEvent& event : engine.events) {
-    events.push_back({{"kind", kind_name(event.kind)},
-                      {"worker", event.worker >= 0 ? Json(event.worker) : Json(nullptr)},
-                      {"operator", printable(event.operator_name)},
-                      {"detail", printable(event.detail)},
-                      {"step", event.step}});
+    Json& entry = events.emplace_back();
+    entry = {{"kind", kind_name(event.kind)},
+             {"worker", event.worker >= 0 ? Json(event.worker) : Json(nullptr)},
+             {"operator", printable(event.operator_name)},
+             {"detail", printable(event.detail)},
+             {"step", event.step}};
+    if (event.tamper) add_tamper(*event.tamper, entry);
   }
   return events;
 }
 
+Json product_json(const ProductSoundness& product) {
+  return {{"operator", printable(product.operator_name)},
+          {"product", printable(product.product)},
+          {"rounds", product.rounds},
+          {"tolerance_over_rms", product.tolerance_over_rms},
+          {"checks", product.checks},
+          {"miss", product.miss}};
+}
+
 Json soundness_json(const Report& report) {
+  const EngineStats& engine = report.engine;
   Json operators = Json::array();
-  for (const ProductSoundness& product : report.engine.soundness) {
-    operators.push_back({{"operator", printable(product.operator_name)},
-                         {"product", printable(product.product)},
-                         {"rounds", product.rounds},
-                         {"tolerance_over_rms", product.tolerance_over_rms},
-                         {"checks", product.checks}});
+  for (const ProductSoundness& product : engine.soundness) {
+    operators.push_back(product_json(product));
   }
-  const bool checked = report.engine.checks_done > 0;
-  return {{"t_goal", report.spec.soundness_t},
-          {"tamper_size", report.spec.tamper_size},
-          {"vectors", report.spec.binary_checks ? "binary" : "uniform"},
-          {"t_reached", checked ? Json(report.engine.soundness_reached) : Json(nullptr)},
+  const auto worst = std::max_element(
+      engine.soundness.begin(), engine.soundness.end(),
+      [](const ProductSoundness& a, const ProductSoundness& b) { return a.miss < b.miss; });
+  const bool checked = engine.checks_done > 0;
+  return {{"t", report.spec.integrity.t},
+          {"e", report.spec.integrity.e},
+          {"check", check_kind_name(report.spec.check)},
+          {"on_tamper", tamper_policy_name(report.spec.on_tamper)},
+          {"checks_planned", engine.checks_planned},
+          {"checks_done", engine.checks_done},
+          {"t_reached", checked ? Json(engine.soundness_reached) : Json(nullptr)},
+          {"worst", worst != engine.soundness.end() ? product_json(*worst) : Json(nullptr)},
           {"operators", std::move(operators)}};
 }
 

@@ -32,10 +32,14 @@ Report some_report() {
   report.engine.workers[1].device = "GPU \x1b[31m\xff\nof doom";
   report.engine.workers[1].tampered = 1;
   report.engine.workers[1].multiply_adds = 1e12;
-  report.engine.events.push_back({EngineEvent::Kind::kTampered, 1, "conv1", "forward", 17});
+  report.engine.events.push_back(
+      {EngineEvent::Kind::kTampered, 1, "conv1", "forward", 17,
+       TamperRecord{"forward", 0, 64, 128, 0, 16, 64, 3, 4, 0.25, 1e-4}});
   report.engine.events.push_back({EngineEvent::Kind::kLost, -1, "", "gone", 18});
   report.engine.soundness.push_back({"conv1", "forward", 3, 0.001, 25, 1e-9});
-  report.engine.soundness_reached = 1e-9;
+  report.engine.soundness.push_back({"conv2", "input gradient", 2, 0.002, 25, 2e-9});
+  report.engine.checks_planned = 60;
+  report.engine.soundness_reached = 3e-9;
   report.process = {12.5, 1 << 20};
   return report;
 }
@@ -126,9 +130,24 @@ TEST(Report, NamesWorkersOperatorsAndSoundness) {
   EXPECT_EQ(events[0].at("operator"), "conv1");
   EXPECT_EQ(events[0].at("step"), 17);
   EXPECT_EQ(events[1].at("kind"), "lost");
+  EXPECT_EQ(events[0].at("product"), "forward");
+  EXPECT_EQ(events[0].at("positions"), Json({64, 128}));
+  EXPECT_EQ(events[0].at("out_features"), Json({0, 16}));
+  EXPECT_EQ(events[0].at("refused_rows"), 3);
+  EXPECT_EQ(events[0].at("deviation"), 0.25);
+  EXPECT_EQ(events[0].at("tolerance"), 1e-4);
   EXPECT_TRUE(events[1].at("worker").is_null());
+  EXPECT_FALSE(events[1].contains("deviation"));
   const auto& soundness = json.at("soundness");
-  EXPECT_EQ(soundness.at("t_reached"), 1e-9);
+  EXPECT_EQ(soundness.at("t"), 1e-6);
+  EXPECT_EQ(soundness.at("e"), 0.01);
+  EXPECT_EQ(soundness.at("check"), "uniform");
+  EXPECT_EQ(soundness.at("on_tamper"), "quarantine");
+  EXPECT_EQ(soundness.at("checks_planned"), 60.0);
+  EXPECT_EQ(soundness.at("checks_done"), 50);
+  EXPECT_EQ(soundness.at("t_reached"), 3e-9);
+  EXPECT_EQ(soundness.at("worst").at("operator"), "conv2");
+  EXPECT_EQ(soundness.at("worst").at("product"), "input gradient");
   EXPECT_EQ(soundness.at("operators")[0].at("tolerance_over_rms"), 0.001);
 }
 
@@ -149,6 +168,7 @@ TEST(Report, WithoutChecksThereIsNoSoundness) {
   report.spec.scheme = "local";
   const auto json = Json::parse(report_json(report));
   EXPECT_TRUE(json.at("soundness").at("t_reached").is_null());
+  EXPECT_TRUE(json.at("soundness").at("worst").is_null());
   EXPECT_EQ(json.at("images_per_second"), 0.0);
   EXPECT_TRUE(json.at("workers").empty());
 }
