@@ -112,7 +112,7 @@ class ShareTest : public WorkerMixTest {
 };
 
 TEST_F(ShareTest, FollowsSpeed) {
-  expect_shares({"resnet20", 20, 32, "0.002"}, 5e7, 5);
+  expect_shares({"resnet20", 16, 32, "0.002"}, 2.5e7, 5);
 }
 
 using RejoinTest = WorkerMixTest;
