@@ -13,41 +13,45 @@ void StepUpdate::begin(double rate, const Executor& executor) {
   step_ = optimizer_->begin_step(rate);
   is_late_.assign(parameters_->size(), false);
   for (const TensorId id : executor.late_parameters()) is_late_[parameters_->index_of(id)] = true;
-  is_told_.assign(parameters_->size(), false);
+  next_.clear();
+  for (std::size_t k = 0; k < parameters_->size(); ++k)
+    next_.push_back(parameters_->first_piece(k));
   waiting_.clear();
 }
 
 void StepUpdate::on_finished(TensorId parameter, std::span<const float> gradient) {
-  const std::size_t k = parameters_->index_of(parameter);
-  is_told_[k] = true;
-  waiting_.push_back({parameters_->first_piece(k), parameters_->first_piece(k + 1),
-                      is_late_[k] ? step_before_ : step_, gradient});
+  waiting_.push_back({parameters_->index_of(parameter), gradient});
 }
 
 bool StepUpdate::do_some() {
   if (waiting_.empty()) return false;
-  const TimeScope time(*ledger_, TimeKind::kUpdate);
-  PieceRange& range = waiting_.front();
-  const std::size_t end =
-      std::min(range.end, range.begin + static_cast<std::size_t>(pool_->threads()));
-  parameters_->for_pieces(range.begin, end, [&](const Parameters::Piece& piece, std::size_t) {
-    optimizer_->update_piece(range.step, piece, range.gradient);
-  });
-  range.begin = end;
-  if (range.begin == range.end) waiting_.pop_front();
+  const auto& [k, gradient] = waiting_.front();
+  const std::size_t last = parameters_->first_piece(k + 1);
+  const std::size_t end = std::min(last, next_[k] + static_cast<std::size_t>(pool_->threads()));
+  update(next_[k], end, gradient, step_of(k));
+  next_[k] = end;
+  if (end == last) waiting_.pop_front();
   return true;
 }
 
+void StepUpdate::update(std::size_t begin, std::size_t end, std::span<const float> gradient,
+                        const UpdateStep& step) {
+  const TimeScope time(*ledger_, TimeKind::kUpdate);
+  parameters_->for_pieces(begin, end, [&](const Parameters::Piece& piece, std::size_t) {
+    optimizer_->update_piece(step, piece, gradient);
+  });
+}
+
+// In one go: threads need not wait for each other after every few pieces.
 void StepUpdate::finish(const Executor& executor) {
+  waiting_.clear();
+  const TimeScope time(*ledger_, TimeKind::kUpdate);
   const Gradients gradients =
       parameters_->gradients([&](TensorId parameter) { return executor.gradient(parameter); });
-  while (do_some()) {
-  }
-  const TimeScope time(*ledger_, TimeKind::kUpdate);
-  parameters_->for_each_piece([&](const Parameters::Piece& piece, std::size_t) {
+  parameters_->for_each_piece([&](const Parameters::Piece& piece, std::size_t number) {
     const std::size_t k = piece.parameter;
-    if (is_told_[k] || gradients[k].empty()) return;
-    optimizer_->update_piece(is_late_[k] ? step_before_ : step_, piece, gradients[k]);
+    if (number < next_[k] || gradients[k].empty()) return;
+    optimizer_->update_piece(step_of(k), piece, gradients[k]);
   });
 }
 
@@ -56,10 +60,7 @@ void StepUpdate::settle(const Executor& executor) {
     const std::span<const float> gradient = executor.gradient(id);
     if (gradient.empty()) continue;
     const std::size_t k = parameters_->index_of(id);
-    waiting_.push_back(
-        {parameters_->first_piece(k), parameters_->first_piece(k + 1), step_, gradient});
-  }
-  while (do_some()) {
+    update(parameters_->first_piece(k), parameters_->first_piece(k + 1), gradient, step_);
   }
 }
 

@@ -38,12 +38,15 @@ class StepUpdate final : public GradientReader {
   void settle(const Executor& executor);
 
  private:
-  struct PieceRange {
-    std::size_t begin = 0;
-    std::size_t end = 0;
-    UpdateStep step;
-    std::span<const float> gradient;  // of the whole parameter
+  struct Finished {
+    std::size_t parameter = 0;
+    std::span<const float> gradient;
   };
+  // Pieces from number begin up to end, of one parameter.
+  void update(std::size_t begin, std::size_t end, std::span<const float> gradient,
+              const UpdateStep& step);
+  // That the gradient of parameter k is from.
+  const UpdateStep& step_of(std::size_t k) const { return is_late_[k] ? step_before_ : step_; }
 
   const Parameters* parameters_;
   Optimizer* optimizer_;
@@ -51,9 +54,9 @@ class StepUpdate final : public GradientReader {
   TimeLedger* ledger_;
   UpdateStep step_;
   UpdateStep step_before_;
-  std::vector<bool> is_late_;       // by parameter
-  std::vector<bool> is_told_;       // by parameter
-  std::deque<PieceRange> waiting_;  // of those: pieces to be updated
+  std::vector<bool> is_late_;      // by parameter
+  std::vector<std::size_t> next_;  // by parameter: its first piece that is not updated yet
+  std::deque<Finished> waiting_;   // those that have such pieces
 };
 
 }  // namespace tempo
