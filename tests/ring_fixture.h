@@ -27,7 +27,7 @@ class RingTest : public testing::Test {
   // In a directory that is empty at first.
   std::string path(const std::string& name) const { return workspace_ / "files" / name; }
 
-  std::string log_path(const std::string& name) const { return path(name + ".log"); }
+  std::string log_path(const std::string& name) const { return workspace_ / (name + ".log"); }
 
   // With what it says on standard error in a file.
   Child start_logged(const std::string& name, const std::vector<std::string>& arguments) const {

@@ -116,6 +116,7 @@ class ObservedEngine final : public LinearEngine {
       : engine_(engine), instruments_(std::move(instruments)), file_(instruments_.dump.get()) {}
 
   bool takes(const LinearOp& op) const override { return engine_.takes(op); }
+  void offer(IdleWork* work) override { engine_.offer(work); }
   Status begin_step(StepMode mode) override {
     if (instruments_.repeated) instruments_.repeated->begin_again();
     if (instruments_.clock) instruments_.clock->begin();
@@ -152,6 +153,9 @@ class ObservedEngine final : public LinearEngine {
   }
 
   Status end_step() override { return engine_.end_step(); }
+  bool defers(const LinearOp& op) const override { return engine_.defers(op); }
+  Status end_step_early() override { return engine_.end_step_early(); }
+  Status settle() override { return engine_.settle(); }
 
  private:
   static const std::string& name(const LinearOp& op, std::size_t part) {

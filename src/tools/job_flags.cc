@@ -162,6 +162,12 @@ void JobFlags::add_training_flags(CLI::App& command) {
       ->check(CLI::IsMember({"sgd", "adam", "adamw"}))
       ->capture_default_str();
   command.add_option("--momentum", spec.optimizer.momentum, "of sgd")->capture_default_str();
+  command
+      .add_option("--update", update_,
+                  "sync: as plain training; async: that of the first layer a step late when "
+                  "workers do it, so that nobody waits for its gradient")
+      ->check(CLI::IsMember({"sync", "async"}))
+      ->capture_default_str();
   add_freeze_flags(command);
   if (spec.kind == JobKind::kTrain) add_update_flags(command);
 }
@@ -313,6 +319,9 @@ Status JobFlags::fill_spec(JobSpec& spec) const {
   const auto loss = parse_loss_kind(loss_);
   if (!loss) return loss.error();
   spec.loss = *loss;
+  const auto update = parse_update_mode(update_);
+  if (!update) return update.error();
+  spec.update = *update;
   const auto offload = parse_offload_policy(offload_);
   if (!offload) return offload.error();
   spec.offload = *offload;

@@ -38,6 +38,7 @@ class JobFlags {
   std::string job_file_;
   std::string optimizer_ = "sgd";
   std::string loss_ = "cross-entropy";
+  std::string update_ = "sync";
   std::string schedule_ = "constant";
   std::string offload_ = "auto";
   std::string integrity_ = "t=1e-6,e=0.01";

@@ -75,6 +75,10 @@ constexpr std::array<Named<LossKind>, 3> kLossKinds = {{
     {LossKind::kMse, "mse"},
     {LossKind::kBce, "bce"},
 }};
+constexpr std::array<Named<UpdateMode>, 2> kUpdateModes = {{
+    {UpdateMode::kSync, "sync"},
+    {UpdateMode::kAsync, "async"},
+}};
 
 template <class Enum, std::size_t N>
 std::string_view name_of(const std::array<Named<Enum>, N>& table, Enum value) {
@@ -200,6 +204,19 @@ Status check_link(const JobSpec& spec) {
                ""};
 }
 
+// An update that waits for all gradients of a step cannot leave one for the next.
+Status check_update(const JobSpec& spec) {
+  if (spec.update == UpdateMode::kSync || (spec.clip_norm == 0 && spec.accumulate == 1)) return {};
+  const bool clips = spec.clip_norm != 0;
+  return Error{ErrorCode::kUsage,
+               "a late update goes with neither clipping nor several batches in a step",
+               "update",
+               "sync",
+               std::string("async, and ") + (clips ? "clip_norm" : "accumulate") + " " +
+                   (clips ? number_text(spec.clip_norm) : std::to_string(spec.accumulate)),
+               "leave out one of them"};
+}
+
 // In training, two steps under the same keys give the model away outright.
 Status check_key_reuse(const JobSpec& spec) {
   if (!spec.insecure_key_reuse || predicts(spec)) return {};
@@ -261,6 +278,9 @@ std::string_view optimizer_kind_name(OptimizerKind kind) {
 std::string_view loss_kind_name(LossKind kind) {
   return name_of(kLossKinds, kind);
 }
+std::string_view update_mode_name(UpdateMode mode) {
+  return name_of(kUpdateModes, mode);
+}
 
 Result<JobKind> parse_job_kind(std::string_view name) {
   return value_of(kJobKinds, "kind", name);
@@ -286,6 +306,9 @@ Result<OptimizerKind> parse_optimizer_kind(std::string_view name) {
 Result<LossKind> parse_loss_kind(std::string_view name) {
   return value_of(kLossKinds, "loss", name);
 }
+Result<UpdateMode> parse_update_mode(std::string_view name) {
+  return value_of(kUpdateModes, "update", name);
+}
 
 Status check_job(const JobSpec& spec) {
   TEMPO_RETURN_IF_ERROR(check_scheme_text(spec.scheme));
@@ -300,6 +323,7 @@ Status check_job(const JobSpec& spec) {
   TEMPO_RETURN_IF_ERROR(check_integer("steps", spec.steps, 0, 1'000'000'000));
   TEMPO_RETURN_IF_ERROR(check_real("learning_rate", spec.learning_rate, 0, 1e6));
   TEMPO_RETURN_IF_ERROR(check_real("clip_norm", spec.clip_norm, 0, 1e6));
+  TEMPO_RETURN_IF_ERROR(check_update(spec));
   TEMPO_RETURN_IF_ERROR(check_patterns("freeze", spec.frozen.freeze));
   TEMPO_RETURN_IF_ERROR(check_patterns("train_only", spec.frozen.train_only));
   TEMPO_RETURN_IF_ERROR(check_integer("threads", spec.threads, 0, 1024));

@@ -21,6 +21,7 @@ enum class CheckKind { kUniform, kGaussian, kBinary };
 enum class ScheduleKind { kConstant, kStep, kCosine };
 enum class ExportForm { kInference, kTraining };
 enum class OptimizerKind { kSgd, kAdam, kAdamW };
+enum class UpdateMode { kSync, kAsync };
 enum class LossKind { kCrossEntropy, kMse, kBce };
 
 // A file that belongs to a job, as the client uploaded it: untrusted bytes under a name from
@@ -86,7 +87,8 @@ struct JobSpec {
   double label_smoothing = 0;  // kCrossEntropy
   OptimizerSpec optimizer;
   double learning_rate = 0.05;
-  double clip_norm = 0;  // of the whole gradient; 0: not clipped
+  double clip_norm = 0;                   // of the whole gradient; 0: not clipped
+  UpdateMode update = UpdateMode::kSync;  // kAsync: the first layer's may come a step late
   FreezeSpec frozen;
   ScheduleSpec schedule;
   std::uint64_t seed = 0;
@@ -135,6 +137,7 @@ std::string_view schedule_kind_name(ScheduleKind kind);      // constant, step, 
 std::string_view export_form_name(ExportForm form);          // inference, training
 std::string_view optimizer_kind_name(OptimizerKind kind);    // sgd, adam, adamw
 std::string_view loss_kind_name(LossKind kind);              // cross-entropy, mse, bce
+std::string_view update_mode_name(UpdateMode mode);          // sync, async
 // Error kUsage lists the names.
 Result<JobKind> parse_job_kind(std::string_view name);
 Result<OffloadPolicy> parse_offload_policy(std::string_view name);
@@ -144,5 +147,6 @@ Result<ScheduleKind> parse_schedule_kind(std::string_view name);
 Result<ExportForm> parse_export_form(std::string_view name);
 Result<OptimizerKind> parse_optimizer_kind(std::string_view name);
 Result<LossKind> parse_loss_kind(std::string_view name);
+Result<UpdateMode> parse_update_mode(std::string_view name);
 
 }  // namespace tempo

@@ -192,6 +192,7 @@ void describe_job(Visitor& v, Spec& spec) {
   v.field("weight_decay", spec.optimizer.weight_decay);
   v.field("learning_rate", spec.learning_rate);
   v.field("clip_norm", spec.clip_norm);
+  v.named("update", spec.update, update_mode_name, parse_update_mode);
   v.field("freeze", spec.frozen.freeze);
   v.field("train_only", spec.frozen.train_only);
   v.field("freeze_statistics", spec.frozen.statistics);

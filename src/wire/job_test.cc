@@ -99,6 +99,12 @@ TEST(JobJson, CarriesEveryLossAndOptimizer) {
     ASSERT_TRUE(back.ok());
     EXPECT_EQ(back->loss, loss);
   }
+  for (const UpdateMode mode : {UpdateMode::kAsync, UpdateMode::kSync}) {
+    spec.update = mode;
+    const auto back = job_from_json(job_to_json(spec));
+    ASSERT_TRUE(back.ok());
+    EXPECT_EQ(back->update, mode);
+  }
   for (const OptimizerKind kind :
        {OptimizerKind::kSgd, OptimizerKind::kAdam, OptimizerKind::kAdamW}) {
     spec.optimizer.kind = kind;
@@ -166,6 +172,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadJob{R"({"beta2": -0.5, "data": {"format": "npy"}})", "beta2"},
         BadJob{R"({"epsilon": 0, "data": {"format": "npy"}})", "epsilon"},
         BadJob{R"({"clip_norm": -1, "data": {"format": "npy"}})", "clip_norm"},
+        BadJob{R"({"update": "soon", "data": {"format": "npy"}})", "update"},
+        BadJob{R"({"update": "async", "clip_norm": 1, "data": {"format": "npy"}})", "update"},
+        BadJob{R"({"update": "async", "accumulate": 2, "data": {"format": "npy"}})", "update"},
         BadJob{R"({"loss": "hinge", "data": {"format": "npy"}})", "loss"},
         BadJob{R"({"label_smoothing": 1.5, "data": {"format": "npy"}})", "label_smoothing"},
         BadJob{R"({"loss": "mse", "label_smoothing": 0.1, "data": {"format": "npy"}})",

@@ -19,6 +19,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -204,6 +205,7 @@ class Run {
   Status step_of(StepMode mode, std::vector<Tensors>& tensors, bool accumulates) {
     const bool announces = network_.unit() < 0.7;
     const bool defers = network_.unit() < 0.7;
+    const bool ends_early = network_.unit() < 0.3;
     TEMPO_RETURN_IF_ERROR(engine_->begin_step(mode));
     if (announces) announce_weights(*engine_, ops_, tensors);
     for (std::size_t i = 0; i < ops_.size(); ++i) {
@@ -221,7 +223,14 @@ class Run {
       TEMPO_RETURN_IF_ERROR(
           engine_->backward(ops_[i], t.input.data(), parts, d_input, accumulates, defers));
     }
-    return engine_->end_step();
+    if (!ends_early || mode != StepMode::kTraining) return engine_->end_step();
+    TEMPO_RETURN_IF_ERROR(engine_->end_step_early());
+    // What weight gradients are still made of is the engine's own.
+    for (Tensors& t : tensors) {
+      std::ranges::fill(t.input, std::numeric_limits<float>::quiet_NaN());
+      std::ranges::fill(t.d_output, std::numeric_limits<float>::quiet_NaN());
+    }
+    return engine_->settle();
   }
 
   std::optional<std::string> compare(StepMode mode, const std::vector<Tensors>& got,

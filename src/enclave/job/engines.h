@@ -33,6 +33,7 @@ class JobEngines final : public EngineFactory {
   Result<LinearEngine*> engine_for(const std::vector<LinearOp>& ops, StepMode mode) override;
   int channel_block() const override;
   bool defers_weight_gradients() const override { return offloads(scheme_); }
+  bool allows_late_gradients() const override { return spec_.update == UpdateMode::kAsync; }
   // The plan that engine_for() makes.
   Result<Plan> plan_for(const std::vector<LinearOp>& ops, StepMode mode) const;
   CheckCounts checks() const override { return {stats_.checks_done, stats_.checks_failed}; }

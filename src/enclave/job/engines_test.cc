@@ -147,5 +147,68 @@ TEST(Training, OfEveryKindUnderTempoIsThatOfLocal) {
   EXPECT_EQ(tempo.graph.tensors[bias].floats, network().tensors[bias].floats);
 }
 
+// The whole loop with one weight's gradient a step late, and none at the end of an epoch.
+TEST(Training, AsyncUnderTempoIsAStepLate) {
+  JobSpec spec;
+  spec.offload = OffloadPolicy::kAll;
+  spec.batch = 8;
+  spec.epochs = 2;
+  spec.learning_rate = 0.1;
+  spec.update = UpdateMode::kAsync;
+  const Outcome tempo = train(spec);
+
+  Graph graph = network();
+  const Dataset data = points(24);
+  ThreadPool pool(1);
+  TimeLedger ledger;
+  const EnclaveHooks hooks;
+  spec.update = UpdateMode::kSync;
+  JobEngines engines(spec, Scheme::kLocal, nullptr, 6, 1, hooks, pool, ledger);
+  const auto executor =
+      make_executor(graph, 8, StepMode::kTraining, spec.seed, engines, pool, ledger).value();
+  std::vector<std::vector<float>> momenta(graph.tensors.size());
+  const auto follow = [&](std::size_t id, const std::vector<float>& gradient) {
+    momenta[id].resize(gradient.size());
+    for (std::size_t i = 0; i < gradient.size(); ++i) {
+      momenta[id][i] = 0.9F * momenta[id][i] + gradient[i];
+      graph.tensors[id].floats[i] -= 0.1F * momenta[id][i];
+    }
+  };
+  const auto late = static_cast<std::size_t>(graph.nodes[0].inputs[1]);
+  std::vector<double> losses;
+  for (std::uint32_t epoch = 0; epoch < 2; ++epoch) {
+    const auto order = epoch_order(spec.seed, epoch, 24);
+    std::vector<float> waiting;
+    for (std::size_t first = 0; first < 24; first += 8) {
+      const auto samples = std::span(order).subspan(first, 8);
+      for (std::size_t i = 0; i < 8 * kIn; ++i) {
+        executor->input()[i] = std::sin(static_cast<float>(7 * samples[i / kIn] + i % kIn));
+      }
+      EXPECT_TRUE(executor->forward(losses.size()).ok());
+      Targets targets;
+      data.targets(samples, targets);
+      losses.push_back(
+          evaluate_loss({spec.loss, 0}, executor->output(), 3, targets, 8, executor->d_output())
+              ->mean_loss());
+      EXPECT_TRUE(executor->backward().ok());
+      for (std::size_t id = 0; id < graph.tensors.size(); ++id) {
+        if (graph.tensors[id].kind != TensorKind::kParameter) continue;
+        const auto gradient = executor->gradient(static_cast<TensorId>(id));
+        std::vector<float> values(gradient.begin(), gradient.end());
+        if (id == late) std::swap(values, waiting);
+        if (!values.empty()) follow(id, values);
+      }
+    }
+    follow(late, waiting);
+  }
+  ASSERT_EQ(tempo.history.loss.size(), losses.size());
+  for (std::size_t i = 0; i < losses.size(); ++i) {
+    EXPECT_NEAR(tempo.history.loss[i], losses[i], 1e-5) << i;
+  }
+  for (std::size_t i = 0; i < graph.tensors[late].floats.size(); ++i) {
+    EXPECT_NEAR(tempo.graph.tensors[late].floats[i], graph.tensors[late].floats[i], 1e-5) << i;
+  }
+}
+
 }  // namespace
 }  // namespace tempo

@@ -27,12 +27,22 @@ class Estimator {
     options.mode = mode;
     options.channel_block = engines_.channel_block();
     options.defers_weight_gradients = engines_.defers_weight_gradients();
+    options.allows_late_gradients = engines_.allows_late_gradients();
     const auto step = make_step_plan(graph_, options);
     if (!step.ok()) return step.error();
     const auto plan = engines_.plan_for(step->linear_ops, mode);
     if (!plan.ok()) return plan.error();
     activations_ += static_cast<std::uint64_t>(step->arena_bytes);
-    engine_ = std::max(engine_, plan->engine_bytes);
+    const LinearOp* const late = options.allows_late_gradients && mode == StepMode::kTraining
+                                     ? late_operator(graph_, *step)
+                                     : nullptr;
+    std::uint64_t carried = 0;
+    if (late != nullptr && plan->ops[static_cast<std::size_t>(late->index)].offloaded) {
+      const ConvGeometry& g = late->geometry;
+      carried = static_cast<std::uint64_t>(g.input_elements() + g.p() * g.m()) * sizeof(float);
+      late_gradients_ += static_cast<std::uint64_t>(g.m() * g.n()) * sizeof(float);
+    }
+    engine_ = std::max(engine_, plan->engine_bytes + carried);
     for (const PlannedNode& node : step->nodes) {
       const OpPlan* op =
           node.linear < 0 ? nullptr : &plan->ops[static_cast<std::size_t>(node.linear)];
@@ -51,6 +61,7 @@ class Estimator {
     memory.activations = activations_;
     memory.engine = engine_;
     memory.scratch = scratch_.bytes() + gradient_;
+    memory.parameters += late_gradients_;
   }
 
   // Of code that no process has loaded before its first step.
@@ -81,7 +92,8 @@ class Estimator {
   std::uint64_t engine_ = 0;
   LocalScratch scratch_;
   std::uint64_t gradient_ = 0;
-  bool has_products_ = false;  // inside
+  std::uint64_t late_gradients_ = 0;  // the second ones
+  bool has_products_ = false;         // inside
   bool has_convolutions_ = false;
 };
 

@@ -16,7 +16,7 @@ namespace tempo {
 // Bytes of enclave memory by what they are for. Their sum is the peak.
 struct MemoryEstimate {
   std::uint64_t activations = 0;  // arenas of all executors
-  std::uint64_t parameters = 0;   // weights, gradients
+  std::uint64_t parameters = 0;   // weights, gradients, late ones twice
   std::uint64_t optimizer = 0;    // the optimiser's state
   std::uint64_t engine = 0;       // keys and check sums
   std::uint64_t scratch = 0;      // of linear operators inside

@@ -61,6 +61,20 @@ TEST(MemoryEstimate, AddsUpEveryExecutorAndItsGradients) {
   EXPECT_EQ(rest.optimizer, 2 * kWeights);
 }
 
+TEST(MemoryEstimate, CountsASecondGradientOfTheFirstLayerAndWhatItIsMadeOf) {
+  JobSpec spec;
+  spec.batch = 8;
+  spec.offload = OffloadPolicy::kAll;
+  FakeLink link(1, std::uint64_t{1} << 20);
+  const MemoryEstimate sync = estimate(spec, 16, 0, 0, &link);
+  spec.update = UpdateMode::kAsync;
+  const MemoryEstimate async = estimate(spec, 16, 0, 0, &link);
+  EXPECT_EQ(async.parameters - sync.parameters, 24 * 6 * sizeof(float));
+  EXPECT_EQ(async.engine - sync.engine, (8 * 6 + 8 * 24) * sizeof(float));
+  spec.offload = OffloadPolicy::kNone;
+  EXPECT_EQ(estimate(spec, 16, 0, 0, &link).parameters, sync.parameters) << "nobody is waited for";
+}
+
 TEST(MemoryEstimate, OfAPredictionHoldsNoGradients) {
   JobSpec spec;
   spec.kind = JobKind::kInfer;

@@ -38,9 +38,14 @@ struct Executor::State {
   std::vector<std::vector<std::int64_t>> constant_ints;  // by TensorId, at this batch size
   AlignedBuffer<float> parameter_gradients;
   std::vector<std::int64_t> parameter_offsets;  // by TensorId, floats; -1 for others
-  AlignedBuffer<float> shared_weights;  // a second gradient of weights that several nodes use
-  std::vector<bool> is_taken;           // by linear operator: the engine does it
-  AlignedBuffer<float> right_operand;   // of a product, transposed
+  // Late ones have two places: where backward writes, and where the one before wrote.
+  std::vector<TensorId> late;
+  std::vector<std::int64_t> late_offsets;  // by `late`: of the gradient before
+  bool awaits_late = false;                // the last backward's may not be there yet
+  bool has_late = false;                   // there is a gradient before
+  AlignedBuffer<float> shared_weights;     // a second gradient of weights that several nodes use
+  std::vector<bool> is_taken;              // by linear operator: the engine does it
+  AlignedBuffer<float> right_operand;      // of a product, transposed
   AlignedBuffer<float> d_right_operand;
   std::vector<ColumnMoments> moments;            // by TensorId: of linear operators' results
   std::vector<const ColumnMoments*> moments_of;  // by TensorId: delivered in this step
@@ -64,6 +69,11 @@ struct Executor::State {
       parameter_offsets[id] = static_cast<std::int64_t>(floats);
       floats += padded_floats(element_count(graph.tensors[id].declared));
     }
+    find_late_parameters();
+    for (const TensorId id : late) {
+      late_offsets.push_back(static_cast<std::int64_t>(floats));
+      floats += padded_floats(element_count(graph.tensors[at(id)].declared));
+    }
     for (const PlannedNode& planned : plan.nodes) {
       if (planned.linear < 0 || !planned.accumulates[1]) continue;
       const LinearOp& op = plan.linear_ops[static_cast<std::size_t>(planned.linear)];
@@ -72,6 +82,27 @@ struct Executor::State {
     }
     parameter_gradients = AlignedBuffer<float>(floats);
     shared_weights = AlignedBuffer<float>(shared);
+  }
+
+  // They are finished once backward is past its first layer, unless backward reads the weights.
+  void find_late_parameters() {
+    const LinearOp* const op = options.allows_late_gradients ? late_operator(graph, plan) : nullptr;
+    if (op == nullptr || !options.defers_weight_gradients || !engine.defers(*op)) return;
+    PlannedNode* first = nullptr;  // layer that goes backward
+    for (PlannedNode& planned : plan.nodes) {
+      if (planned.linear < 0 || !is_linear_node(graph, node_of(planned))) continue;
+      if (planned.linear == op->index) late.push_back(node_of(planned).inputs[1]);
+      const bool is_done = planned.has_backward && (planned.wants[0] || planned.wants[1]);
+      if (is_done && planned.part == 0) first = &planned;
+    }
+    if (first->linear == op->index || op->needs_input_gradient) return;
+    first->finished.insert(first->finished.end(), late.begin(), late.end());
+  }
+
+  void swap_late_gradients() {
+    for (std::size_t i = 0; i < late.size(); ++i) {
+      std::swap(parameter_offsets[at(late[i])], late_offsets[i]);
+    }
   }
 
   // For products of two activations that the engine does and whose right operand is not as it
@@ -117,6 +148,19 @@ struct Executor::State {
     }
     return in_arena(plan.gradient_offsets[at(id)]);
   }
+
+  std::span<const float> gradient_of(TensorId parameter) {
+    const Shape& shape = graph.tensors[at(parameter)].declared;
+    const float* values = gradient(parameter);
+    if (const auto found = std::ranges::find(late, parameter); found != late.end()) {
+      if (!has_late) return {};
+      values =
+          parameter_gradients.data() + late_offsets[static_cast<std::size_t>(found - late.begin())];
+    }
+    return {values, static_cast<std::size_t>(element_count(shape))};
+  }
+
+  Status backward(GradientReader* reader);
 
   const Node& node_of(const PlannedNode& planned) const {
     return graph.nodes[static_cast<std::size_t>(planned.node)];
@@ -436,27 +480,54 @@ std::span<float> Executor::d_output() {
   return {state_->gradient(state_->plan.outputs[0]), output().size()};
 }
 
-Status Executor::backward() {
+Status Executor::backward(GradientReader* reader) {
   State& s = *state_;
   TEMPO_ASSERT(s.options.mode == StepMode::kTraining && s.is_open);
-  for (std::size_t i = s.plan.nodes.size(); i-- > 0;) {
-    const PlannedNode& planned = s.plan.nodes[i];
+  s.engine.offer(reader);
+  Status status = s.backward(reader);
+  s.engine.offer(nullptr);
+  return status;
+}
+
+Status Executor::State::backward(GradientReader* reader) {
+  has_late = awaits_late;
+  if (has_late) swap_late_gradients();
+  for (std::size_t i = plan.nodes.size(); i-- > 0;) {
+    const PlannedNode& planned = plan.nodes[i];
     if (!planned.has_backward) continue;
-    if (s.is_engines(planned)) {
-      TEMPO_RETURN_IF_ERROR(s.backward_linear(i));
+    if (is_engines(planned)) {
+      TEMPO_RETURN_IF_ERROR(backward_linear(i));
     } else {
-      s.backward_other(planned);
+      backward_other(planned);
+    }
+    if (reader == nullptr) continue;
+    for (const TensorId id : planned.finished) {
+      const std::span<const float> values = gradient_of(id);
+      if (!values.empty()) reader->on_finished(id, values);
     }
   }
-  s.is_open = false;
-  return s.engine.end_step();
+  is_open = false;
+  awaits_late = !late.empty();
+  return awaits_late ? engine.end_step_early() : engine.end_step();
+}
+
+const std::vector<TensorId>& Executor::late_parameters() const {
+  return state_->late;
+}
+
+Status Executor::settle() {
+  State& s = *state_;
+  s.has_late = s.awaits_late;
+  if (!s.awaits_late) return {};
+  s.awaits_late = false;
+  s.swap_late_gradients();
+  return s.engine.settle();
 }
 
 std::span<const float> Executor::gradient(TensorId parameter) const {
-  const Tensor& tensor = state_->graph.tensors[at(parameter)];
-  TEMPO_ASSERT(tensor.kind == TensorKind::kParameter &&
+  TEMPO_ASSERT(state_->graph.tensors[at(parameter)].kind == TensorKind::kParameter &&
                state_->options.mode == StepMode::kTraining);
-  return {state_->gradient(parameter), static_cast<std::size_t>(element_count(tensor.declared))};
+  return state_->gradient_of(parameter);
 }
 
 }  // namespace tempo

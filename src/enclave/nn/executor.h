@@ -24,7 +24,17 @@ struct ExecutorOptions {
   // Engines may await a layer's weight gradients while the layer before it goes backward: what they
   // are made of is kept that long.
   bool defers_weight_gradients = false;
+  // Weight gradients that the end of a step would have to wait for come with the next step.
+  bool allows_late_gradients = false;
   std::uint64_t seed = 0;  // dropout
+};
+
+// Is told, while a step goes backward, what of it is over: parameters may be updated then. It works
+// when the engine has to wait.
+class GradientReader : public IdleWork {
+ public:
+  // The gradient is complete, and this step reads the parameter's values no more.
+  virtual void on_finished(TensorId parameter, std::span<const float> gradient) = 0;
 };
 
 // Graph and engine must outlive the executor. One thread at a time.
@@ -59,9 +69,17 @@ class Executor {
   std::span<const float> output(std::size_t i = 0) const;
   std::span<const std::int64_t> output_ints(std::size_t i = 0) const;
   std::span<float> d_output();  // of the first output; to be filled before backward()
-  Status backward();
-  // Gradient of a kParameter, in its storage layout; valid until the next backward.
+  // reader: may be null. It is told of some parameters, in an order that is always the same; what
+  // it is not told of is finished when this returns, as far as it has a gradient().
+  Status backward(GradientReader* reader = nullptr);
+  // Gradient of a kParameter, in its storage layout; valid until the next backward. Of a late one:
+  // that of the backward before the last, and after settle() that of the last; empty where there is
+  // none that has not been there before.
   std::span<const float> gradient(TensorId parameter) const;
+  // Parameters whose gradients come a step late: fixed, none without allows_late_gradients.
+  const std::vector<TensorId>& late_parameters() const;
+  // Waits for their gradients. Before weights are read by anybody else, or another executor runs.
+  Status settle();
 
  private:
   Executor();

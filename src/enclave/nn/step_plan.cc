@@ -68,7 +68,10 @@ class Planner {
     choose_nodes();
     if (training_) find_gradients();
     stack_linear_nodes();
-    if (training_) find_accumulations();
+    if (training_) {
+      find_accumulations();
+      find_finished_parameters();
+    }
     place_values();
     if (training_) place_gradients();
     place_saved();
@@ -344,6 +347,25 @@ class Planner {
     }
   }
 
+  void find_finished_parameters() {
+    std::vector<int> finished(graph_.tensors.size(), -1);  // step by TensorId
+    for (std::size_t i = 0; i < plan_.nodes.size(); ++i) {
+      const PlannedNode& planned = plan_.nodes[i];
+      const std::vector<TensorId>& inputs = node_of(planned).inputs;
+      for (std::size_t k = 0; k < inputs.size(); ++k) {
+        if (!planned.wants[k] || graph_.tensors[at(inputs[k])].kind != TensorKind::kParameter) {
+          continue;
+        }
+        finished[at(inputs[k])] = std::max(finished[at(inputs[k])], settled_step(i));
+      }
+    }
+    for (std::size_t id = 0; id < finished.size(); ++id) {
+      if (finished[id] < 0 || finished[id] == last_step()) continue;
+      const int node = last_step() - 1 - finished[id];  // whose backward_step() that is
+      plan_.nodes[static_cast<std::size_t>(node)].finished.push_back(static_cast<TensorId>(id));
+    }
+  }
+
   // Steps: node i runs forward at step i and backward at the mirrored one; a stack runs where its
   // first part stands.
   int forward_step(std::size_t i) const { return static_cast<int>(i) - plan_.nodes[i].part; }
@@ -509,6 +531,25 @@ class Planner {
 };
 
 }  // namespace
+
+const LinearOp* late_operator(const Graph& graph, const StepPlan& plan) {
+  std::vector<int> readers(graph.tensors.size(), 0);
+  const LinearOp* late = nullptr;
+  TensorId weights = kNoTensor;
+  for (const PlannedNode& planned : plan.nodes) {
+    const Node& node = graph.nodes[static_cast<std::size_t>(planned.node)];
+    for (const TensorId id : node.inputs) {
+      if (id != kNoTensor) ++readers[at(id)];
+    }
+    if (late != nullptr || planned.linear < 0 || !planned.has_backward) continue;
+    if (!is_linear_node(graph, node) || !(planned.wants[0] || planned.wants[1])) continue;
+    late = &plan.linear_ops[static_cast<std::size_t>(planned.linear)];
+    weights = node.inputs[1];  // of a stack, all have one reader
+  }
+  const bool may_come_late =
+      late != nullptr && late->needs_weight_gradient && readers[at(weights)] == 1;
+  return may_come_late ? late : nullptr;
+}
 
 Result<StepPlan> make_step_plan(const Graph& graph, const ExecutorOptions& options) {
   return Planner(graph, options).run();

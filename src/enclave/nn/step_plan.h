@@ -28,6 +28,9 @@ struct PlannedNode {
   bool has_backward = false;
   std::vector<bool> wants = {};
   std::vector<bool> accumulates = {};
+  // Parameters that are done with once this node went backward: gradients are complete, and nothing
+  // reads the values any more in this step. Those that no node has are done with at its end.
+  std::vector<TensorId> finished = {};
 };
 
 struct StepPlan {
@@ -46,6 +49,10 @@ struct StepPlan {
 
 // Graphs with more nodes are refused: planning is quadratic in it.
 inline constexpr std::size_t kMaxPlannedNodes = 20000;
+
+// The operator that goes backward last, where its weight gradients may come a step late: layers of
+// which nobody else reads the weights. Else null.
+const LinearOp* late_operator(const Graph& graph, const StepPlan& plan);
 
 // Errors: those of infer_shapes; kUnsupportedModel for an output that no node makes, one to train
 // on that is not float32, and too many nodes.

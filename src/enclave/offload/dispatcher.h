@@ -73,8 +73,8 @@ class Dispatcher {
   // answers something.
   void mark_late(int worker) { workers_[worker].is_late = true; }
 
-  // Between steps, when nobody waits for a task: measures speeds and lets workers join. Events are
-  // recorded under this step.
+  // Between steps: measures speeds and lets workers join, who know nothing of tasks that may still
+  // be outstanding. Events are recorded under this step.
   void begin_step(std::uint64_t step);
 
   // ---- tasks -----------------------------------------------------------------------------------

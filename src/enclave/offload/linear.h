@@ -108,6 +108,14 @@ enum class StepMode {
   kInference,  // forward only
 };
 
+// What may be done while an engine waits for others.
+class IdleWork {
+ public:
+  virtual ~IdleWork() = default;
+  // Does a little of it, well below a millisecond. False when there is nothing to do.
+  virtual bool do_some() = 0;
+};
+
 // Computes linear operators. One thread calls it; it may use a ThreadPool inside. Calls within one
 // step: begin_step, forward of every operator in order, (training) backward of every operator in
 // reverse order, end_step.
@@ -117,6 +125,9 @@ class LinearEngine {
 
   // Whether it computes this operator. Products of two activations may be left to the caller.
   virtual bool takes(const LinearOp& op) const { return !op.of_activations; }
+
+  // What to do instead of waiting, from now on; null: nothing. It must not call the engine.
+  virtual void offer(IdleWork* /*work*/) {}
 
   virtual Status begin_step(StepMode mode) = 0;
 
@@ -138,6 +149,14 @@ class LinearEngine {
                           bool accumulate_input, bool may_defer) = 0;
 
   virtual Status end_step() = 0;
+
+  // Whether backward may return before the weight gradients of this operator are there.
+  virtual bool defers(const LinearOp& /*op*/) const { return false; }
+  // end_step() that does not wait for deferred weight gradients: they may be written until the next
+  // step's first backward, or settle(), returns. Nothing else that backward was given is read.
+  virtual Status end_step_early() { return end_step(); }
+  // Waits for what end_step_early() left.
+  virtual Status settle() { return {}; }
 };
 
 }  // namespace tempo

@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/buffer.h"
 #include "enclave/offload/linear.h"
 #include "enclave/offload/plan.h"
 #include "enclave/offload/tile_passes.h"
@@ -70,6 +71,15 @@ struct Unit {
 // What a task's answer is: of a put, nothing but that it was done.
 enum class NoteKind : std::uint8_t { kPut, kOutput, kInputGradient, kWeightGradient };
 
+// What a call needs that outlives its step: copies of all that it reads.
+struct CarriedCall {
+  OpPlan plan;
+  std::unique_ptr<OperatorStep> step;
+  std::vector<std::uint32_t> epochs;  // of the workers that may be asked already
+  AlignedBuffer<float> input;
+  std::vector<AlignedBuffer<float>> d_outputs;  // by part
+};
+
 struct OffloadCall {
   struct TaskNote {
     NoteKind kind;
@@ -99,6 +109,7 @@ struct OffloadCall {
   std::vector<bool> weight_done;                          // by group
   std::vector<std::vector<std::uint8_t>> input_applied;   // by tile
   std::vector<bool> input_done;                           // by tile
+  std::unique_ptr<CarriedCall> carried;                   // null in the call's own step
 
   int planned_worker(int unit) const {
     return is_backward ? plan->groups[unit].worker : plan->tiles[unit].worker;

@@ -51,12 +51,33 @@ OffloadEngine::~OffloadEngine() {
 Status OffloadEngine::begin_step(StepMode mode) {
   mode_ = mode;
   res_.dispatcher->begin_step(step_);
+  for (const auto& call : calls_) {
+    if (call->carried != nullptr) adopt_workers(*call);
+  }
   deal_by_speed();
   return res_.local->begin_step(mode);
 }
 
 Status OffloadEngine::end_step() {
-  TEMPO_RETURN_IF_ERROR(settle_all());
+  TEMPO_RETURN_IF_ERROR(settle());
+  return close_step();
+}
+
+Status OffloadEngine::end_step_early() {
+  res_.dispatcher->poll();
+  if (fatal_) return *fatal_;
+  for (std::size_t i = calls_.size(); i-- > 0;) {
+    OffloadCall& call = *calls_[i];
+    if (call.is_complete() || call.carried != nullptr) {
+      TEMPO_RETURN_IF_ERROR(settle(call));
+    } else {
+      carry(call);
+    }
+  }
+  return close_step();
+}
+
+Status OffloadEngine::close_step() {
   ++step_;
   // An operator that no gradient reaches had no backward.
   for (auto& step : steps_) {
@@ -201,7 +222,7 @@ Status OffloadEngine::backward(const LinearOp& op, const float* input,
   if (!plan.offloaded) {
     TEMPO_RETURN_IF_ERROR(
         res_.local->backward(op, input, parts, d_input, accumulate_input, may_defer));
-    return settle_all();
+    return settle();
   }
   const ConvGeometry& g = op.geometry;
   if (d_input != nullptr && !accumulate_input) {
@@ -237,16 +258,57 @@ Status OffloadEngine::backward(const LinearOp& op, const float* input,
 // Waits for the weight gradients that are still on their way.
 Status OffloadEngine::settle(OffloadCall& call) {
   TEMPO_RETURN_IF_ERROR(work_until(call, &OffloadCall::is_complete));
-  const int index = call.plan->op.index;
+  drop_operands(*call.step);
+  if (call.carried == nullptr) steps_[call.plan->op.index].reset();
   close_call(call);
-  drop_operands(*steps_[index]);
-  steps_[index].reset();
   return {};
 }
 
-Status OffloadEngine::settle_all() {
+Status OffloadEngine::settle() {
   while (!calls_.empty()) TEMPO_RETURN_IF_ERROR(settle(*calls_.front()));
   return {};
+}
+
+// Makes the call outlive its step. Its products are under way: workers may drop the operands when
+// they have done them. Should one have to be asked again, its operands are made from the copies.
+void OffloadEngine::carry(OffloadCall& call) {
+  const ConvGeometry& g = call.plan->op.geometry;
+  const auto copy = [&](const float* from, std::int64_t each) {
+    const std::int64_t count = call.plan->op.instances * each;
+    AlignedBuffer<float> to(static_cast<std::size_t>(count));
+    std::copy_n(from, count, to.data());
+    return to;
+  };
+  auto carried = std::make_unique<CarriedCall>();
+  carried->input = copy(call.input, g.input_elements());
+  call.for_each_part({0, g.m()}, [&](std::size_t k, std::int64_t, std::int64_t features, auto) {
+    carried->d_outputs.push_back(copy(call.gradients[k].d_output, g.p() * features));
+    call.gradients[k].d_output = carried->d_outputs.back().data();
+  });
+  carried->plan = *call.plan;
+  carried->step = std::move(steps_[call.plan->op.index]);
+  for (int w = 0; w < res_.dispatcher->worker_count(); ++w) {
+    carried->epochs.push_back(res_.dispatcher->epoch(w));
+  }
+  drop_operands(*carried->step);
+  call.input = carried->input.data();
+  call.plan = &carried->plan;
+  call.carried = std::move(carried);
+}
+
+// After workers joined: who took another one's place knows nothing of what that one was asked.
+void OffloadEngine::adopt_workers(OffloadCall& call) const {
+  const int count = res_.dispatcher->worker_count();
+  std::vector<std::uint32_t>& epochs = call.carried->epochs;
+  for (auto& ids : call.step->weight_id) ids.resize(count, kNotResident);
+  for (auto& ids : call.step->input_id) ids.resize(count, kNotResident);
+  for (Unit& unit : call.units) {
+    std::erase_if(unit.attempts, [&](const Attempt& attempt) {
+      return epochs[attempt.worker] != res_.dispatcher->epoch(attempt.worker);
+    });
+  }
+  epochs.clear();
+  for (int w = 0; w < count; ++w) epochs.push_back(res_.dispatcher->epoch(w));
 }
 
 std::unique_ptr<OperatorStep> OffloadEngine::make_step(const OpPlan& plan) {
@@ -338,7 +400,7 @@ Status OffloadEngine::work_until(OffloadCall& call, bool (OffloadCall::*is_over)
                     [](const auto& c) { return c->has_open_unit(); })) {
       continue;
     }
-    if (send_weights_ahead()) {
+    if (send_weights_ahead() || (idle_work_ != nullptr && idle_work_->do_some())) {
       res_.dispatcher->poll();
       continue;
     }

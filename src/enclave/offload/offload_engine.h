@@ -5,7 +5,8 @@
 // workers and takes Z' back; backward sends D' only, takes one dW' a group and one dX' a tile. A
 // stack of layers does so once for all of them; of products of activations, each instance has keys,
 // tiles and groups of its own. While results are awaited, the next operator's W' is encoded and
-// sent; weight gradients are awaited while the operator before goes backward.
+// sent; weight gradients are awaited while the operator before goes backward, those of the last one
+// in the next step, if the caller wants that (end_step_early).
 //
 // A worker that is lost or returns a wrong result is retired; its tiles are encoded again under the
 // same keys (hence byte for byte the same), checked with new vectors, and go to another worker. A
@@ -67,6 +68,7 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   bool takes(const LinearOp& op) const override {
     return !op.of_activations || plan_.ops[op.index].offloaded;
   }
+  void offer(IdleWork* work) override { idle_work_ = work; }
   Status begin_step(StepMode mode) override;
   void announce(const LinearOp& op, const std::vector<const float*>& weights) override;
   Status forward(const LinearOp& op, const float* input,
@@ -74,6 +76,11 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   Status backward(const LinearOp& op, const float* input, const std::vector<BackwardPart>& parts,
                   float* d_input, bool accumulate_input, bool may_defer) override;
   Status end_step() override;
+  bool defers(const LinearOp& op) const override {
+    return plan_.ops[op.index].offloaded && !op.of_activations;
+  }
+  Status end_step_early() override;
+  Status settle() override;
 
   const Plan& plan() const { return plan_; }
   // Appends the measured soundness of every offloaded product of this plan.
@@ -89,7 +96,9 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   OffloadCall& open_call(const OpPlan& plan, OperatorStep& step);
   void close_call(const OffloadCall& call);
   Status settle(OffloadCall& call);
-  Status settle_all();
+  Status close_step();
+  void carry(OffloadCall& call);
+  void adopt_workers(OffloadCall& call) const;
   static void deliver_moments(const OffloadCall& call);
   bool keeps_weights(const LinearOp& op) const {
     return options_.reuses_keys && mode_ == StepMode::kInference && !op.of_activations;
@@ -135,6 +144,7 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   const EngineOptions options_;
   PlanOptions dealt_;  // options_.plan with the workers as they were when work was last dealt
   const EngineResources res_;
+  IdleWork* idle_work_ = nullptr;
   StepMode mode_ = StepMode::kTraining;
   std::uint64_t step_ = 0;
   std::vector<std::unique_ptr<OperatorStep>> steps_;  // by operator

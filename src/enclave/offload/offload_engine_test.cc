@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "enclave/offload/fake_link.h"
 #include "enclave/offload/local_engine.h"
@@ -14,12 +16,13 @@
 namespace tempo {
 namespace {
 
+constexpr int kUsualPatienceMs = 2000;
 constexpr std::uint64_t kSharedBytes = std::uint64_t{16} << 20;
 
 class Job {
  public:
   Job(const std::vector<Layer>& geometries, Scheme scheme, FakeLink& link,
-      TamperPolicy on_tamper = TamperPolicy::kQuarantine, int patience_ms = 2000,
+      TamperPolicy on_tamper = TamperPolicy::kQuarantine, int patience_ms = kUsualPatienceMs,
       bool needs_weight_gradient = true, bool needs_input_gradient = true, bool reuses_keys = false,
       bool keeps_shares = false)
       : pool_(2),
@@ -68,8 +71,9 @@ class Job {
       TEMPO_RETURN_IF_ERROR(engine_->backward(ops_[i], t.input.data(), t.backward_parts(),
                                               t.d_input.data(), accumulate, overlaps));
     }
-    return engine_->end_step();
+    return ends_early ? engine_->end_step_early() : engine_->end_step();
   }
+  bool ends_early = false;
 
   void reference_step(std::vector<Tensors>& tensors, bool accumulate = false) {
     ASSERT_TRUE(local_step(local_, ops_, tensors, accumulate).ok());
@@ -348,6 +352,132 @@ TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
     EXPECT_EQ(job.stats().checks_failed, 0U);
     EXPECT_EQ(link.slots_in_use(), 0U);
   }
+}
+
+// ---- weight gradients that come in the next step
+// -------------------------------------------------
+
+// Two steps, the first of which does not wait for the weight gradient of its last product: nobody
+// answers that one before the step is over. What it was made of is overwritten then.
+class LateGradient : public testing::Test {
+ protected:
+  LateGradient() {
+    link_.withholds = [this](const Task& task) { return is_held_ && is_late_gradient(task); };
+    for (std::vector<Tensors>* step : {&first_, &second_}) {
+      for (const Layer& layer : layers_) step->emplace_back(layer, step == &first_ ? 1 : 2);
+    }
+    want_first_ = first_;
+    want_second_ = second_;
+  }
+
+  // Of operator 0, whose n no other has.
+  static bool is_late_gradient(const Task& task) {
+    return task.verb == Verb::kMultiply && (task.flags & kTransposeA) != 0 &&
+           task.cols == static_cast<std::uint32_t>(layers_[0].geometry.n());
+  }
+
+  void run_first(Job& job) {
+    job.ends_early = true;
+    const Status status = job.step(first_);
+    ASSERT_TRUE(status.ok()) << status.error().one_line();
+    for (Tensors& t : first_) {
+      for (std::vector<float>* operand : {&t.input, &t.weights, &t.d_output}) {
+        std::fill(operand->begin(), operand->end(), std::numeric_limits<float>::quiet_NaN());
+      }
+    }
+  }
+  void run_second(Job& job) {
+    job.ends_early = false;
+    const Status status = job.step(second_);
+    ASSERT_TRUE(status.ok()) << status.error().one_line();
+    job.reference_step(want_first_);
+    job.reference_step(want_second_);
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+      expect_same(first_[i], want_first_[i], "first step, " + job.ops()[i].name);
+      expect_same(second_[i], want_second_[i], "second step, " + job.ops()[i].name);
+    }
+    EXPECT_EQ(link_.slots_in_use(), 0U);
+  }
+
+  static inline const std::vector<Layer> layers_{{conv(4, 12, 8, 0, 3, 1, 1), {16, 5}},
+                                                 fully_connected(16, 60, 40)};
+  FakeLink link_{2, kSharedBytes};
+  bool is_held_ = true;
+  std::vector<Tensors> first_, second_, want_first_, want_second_;
+};
+
+TEST_F(LateGradient, ComesInTheNextStep) {
+  Job job(layers_, Scheme::kTempo, link_);
+  run_first(job);
+  for (const float x : first_[0].d_weights) ASSERT_EQ(x, 0) << "nobody has answered yet";
+  is_held_ = false;
+  run_second(job);
+  EXPECT_EQ(job.stats().checks_failed, 0U);
+  EXPECT_TRUE(job.stats().events.empty());
+  EXPECT_EQ(link_.resident(0) + link_.resident(1), 0U);
+}
+
+TEST_F(LateGradient, CanBeAskedForAlone) {
+  Job job(layers_, Scheme::kTempo, link_);
+  run_first(job);
+  is_held_ = false;
+  ASSERT_TRUE(job.engine().settle().ok());
+  job.reference_step(want_first_);
+  expect_same(first_[0], want_first_[0], "settled");
+  EXPECT_EQ(link_.resident(0) + link_.resident(1), 0U);
+  EXPECT_TRUE(job.engine().settle().ok()) << "nothing is left";
+}
+
+TEST_F(LateGradient, IsDoneAgainWhenItIsWrong) {
+  bool has_lied = false;
+  link_.after_multiply = [&](const Task& task, std::vector<float>& result) {
+    if (!is_late_gradient(task) || (task.flags & kReturn) == 0) return;
+    if (!std::exchange(has_lied, true)) result[3] += 1;
+  };
+  Job job(layers_, Scheme::kTempo, link_);
+  run_first(job);
+  is_held_ = false;
+  run_second(job);
+  EXPECT_EQ(job.stats().checks_failed, 1U);
+}
+
+// Whoever takes the place of a worker knows nothing of what that one was asked.
+TEST_F(LateGradient, IsAskedForAgainWhenWorkersJoined) {
+  Job job(layers_, Scheme::kTempo, link_);
+  run_first(job);
+  link_.join(1);
+  link_.join(2);
+  is_held_ = false;
+  const auto before = link_.now();
+  run_second(job);
+  EXPECT_EQ(job.stats().checks_failed, 0U);
+  EXPECT_LT(link_.now() - before, std::chrono::milliseconds(kUsualPatienceMs))
+      << "nobody waits for an answer that goes to somebody who is gone";
+}
+
+// Whatever task of both steps a worker dies on.
+TEST_F(LateGradient, SurvivesALostWorkerAtEveryTask) {
+  const std::vector<Tensors> first = first_;
+  const std::vector<Tensors> second = second_;
+  int tasks = 1;
+  for (int fatal_task = 1; fatal_task <= tasks; ++fatal_task) {
+    SCOPED_TRACE(fatal_task);
+    first_ = want_first_ = first;
+    second_ = want_second_ = second;
+    is_held_ = true;
+    link_ = FakeLink(2, kSharedBytes);
+    link_.withholds = [this](const Task& task) { return is_held_ && is_late_gradient(task); };
+    int seen = 0;
+    link_.loses_worker = [&](const Task&) { return ++seen == fatal_task; };
+    Job job(layers_, Scheme::kTempo, link_);
+    run_first(job);
+    is_held_ = false;
+    run_second(job);
+    EXPECT_EQ(job.stats().checks_failed, 0U);
+    tasks = std::max(tasks, seen);
+    ASSERT_FALSE(HasFailure());
+  }
+  EXPECT_GT(tasks, 40);
 }
 
 // All tiles of a slice are judged with the same vectors. After a refusal, what the workers have not

@@ -10,6 +10,7 @@ Result<std::unique_ptr<Executor>> make_executor(Graph& graph, std::int64_t batch
   options.mode = mode;
   options.channel_block = factory.channel_block();
   options.defers_weight_gradients = factory.defers_weight_gradients();
+  options.allows_late_gradients = factory.allows_late_gradients();
   options.seed = seed;
   const auto ops = Executor::linear_ops(graph, options);
   if (!ops.ok()) return ops.error();

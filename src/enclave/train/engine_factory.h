@@ -33,6 +33,8 @@ class EngineFactory {
   virtual int channel_block() const = 0;
   // ExecutorOptions::defers_weight_gradients of its engines.
   virtual bool defers_weight_gradients() const { return false; }
+  // ExecutorOptions::allows_late_gradients of its engines.
+  virtual bool allows_late_gradients() const { return false; }
 
   // Of all its engines so far, for the progress display.
   virtual CheckCounts checks() const { return {}; }

@@ -109,16 +109,21 @@ Optimizer::Optimizer(const Parameters& parameters, const OptimizerSpec& spec)
 
 void Optimizer::step(double rate, const Gradients& gradients, double scale) {
   TEMPO_ASSERT(gradients.size() == state_.size());
-  const UpdateStep step{rate, scale, ++steps_};
+  const UpdateStep step = begin_step(rate, scale);
   parameters_->for_each_piece([&](const Parameters::Piece& piece, std::size_t /*number*/) {
-    const auto part = [&piece](AlignedBuffer<float>& state) {
-      return state.empty() ? std::span<float>() : piece.of(state.span());
-    };
-    auto& [first, second] = state_[piece.parameter];
-    update(spec_, step,
-           {piece.of(parameters_->weights(piece.parameter)), piece.of(gradients[piece.parameter]),
-            part(first), part(second)});
+    update_piece(step, piece, gradients[piece.parameter]);
   });
+}
+
+void Optimizer::update_piece(const UpdateStep& step, const Parameters::Piece& piece,
+                             std::span<const float> gradient) {
+  const auto part = [&piece](AlignedBuffer<float>& state) {
+    return state.empty() ? std::span<float>() : piece.of(state.span());
+  };
+  auto& [first, second] = state_[piece.parameter];
+  update(spec_, step,
+         {piece.of(parameters_->weights(piece.parameter)), piece.of(gradient), part(first),
+          part(second)});
 }
 
 std::uint64_t Optimizer::state_bytes() const {

@@ -30,6 +30,12 @@ namespace tempo {
 // Values of state that a weight has: 0 to 2.
 int optimizer_state_values(const OptimizerSpec& spec);
 
+struct UpdateStep {
+  double rate = 0;
+  double scale = 1;         // of the gradient
+  std::int64_t number = 1;  // from 1
+};
+
 // One thread at a time.
 class Optimizer {
  public:
@@ -38,6 +44,11 @@ class Optimizer {
 
   // Updates every parameter by `scale` times its gradient.
   void step(double rate, const Gradients& gradients, double scale = 1);
+  // The same piece by piece, in any order: begin_step, then every piece once. Pieces may be updated
+  // at the same time. gradient: of the whole parameter.
+  UpdateStep begin_step(double rate, double scale = 1) { return {rate, scale, ++steps_}; }
+  void update_piece(const UpdateStep& step, const Parameters::Piece& piece,
+                    std::span<const float> gradient);
 
   std::uint64_t state_bytes() const;
 
@@ -52,11 +63,6 @@ class Optimizer {
 
 // One update of a run of weights: what Optimizer does to every piece. All spans have the same size;
 // the states that optimizer_state_values() does not count are empty.
-struct UpdateStep {
-  double rate = 0;
-  double scale = 1;         // of the gradient
-  std::int64_t number = 1;  // from 1
-};
 struct UpdateRun {
   std::span<float> weights;
   std::span<const float> gradient;

@@ -14,11 +14,19 @@ Parameters::Parameters(Graph& graph, ThreadPool& pool) : graph_(&graph), pool_(&
   for (std::size_t i = 0; i < graph.tensors.size(); ++i) {
     if (graph.tensors[i].kind != TensorKind::kParameter) continue;
     const std::size_t size = graph.tensors[i].floats.size();
+    first_pieces_.push_back(pieces_.size());
     for (std::size_t begin = 0; begin < size; begin += kElementsPerPiece) {
       pieces_.push_back({ids_.size(), begin, std::min(kElementsPerPiece, size - begin)});
     }
     ids_.push_back(static_cast<TensorId>(i));
   }
+  first_pieces_.push_back(pieces_.size());
+}
+
+std::size_t Parameters::index_of(TensorId id) const {
+  const auto found = std::lower_bound(ids_.begin(), ids_.end(), id);
+  TEMPO_ASSERT(found != ids_.end() && *found == id);
+  return static_cast<std::size_t>(found - ids_.begin());
 }
 
 std::span<float> Parameters::weights(std::size_t k) const {
@@ -30,17 +38,16 @@ Gradients Parameters::gradients(
   Gradients gradients;
   for (std::size_t k = 0; k < ids_.size(); ++k) {
     gradients.push_back(gradient_of(ids_[k]));
-    TEMPO_ASSERT(gradients.back().size() == weights(k).size());
+    TEMPO_ASSERT(gradients.back().empty() || gradients.back().size() == weights(k).size());
   }
   return gradients;
 }
 
-void Parameters::for_each_piece(
-    const std::function<void(const Piece&, std::size_t number)>& work) const {
-  pool_->parallel_for(static_cast<std::int64_t>(pieces_.size()), 1,
+void Parameters::for_pieces(std::size_t begin, std::size_t end, const PieceWork& work) const {
+  pool_->parallel_for(static_cast<std::int64_t>(end - begin), 1,
                       [&](std::int64_t first, std::int64_t last) {
                         for (std::int64_t i = first; i < last; ++i) {
-                          const auto number = static_cast<std::size_t>(i);
+                          const std::size_t number = begin + static_cast<std::size_t>(i);
                           work(pieces_[number], number);
                         }
                       });

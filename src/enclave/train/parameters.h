@@ -25,7 +25,9 @@ class Parameters {
 
   std::size_t size() const { return ids_.size(); }
   std::span<float> weights(std::size_t k) const;
-  // What gradient_of gives for each parameter.
+  // Which one it is. Precondition: a parameter of the graph.
+  std::size_t index_of(TensorId id) const;
+  // What gradient_of gives for each parameter; may be empty.
   Gradients gradients(const std::function<std::span<const float>(TensorId)>& gradient_of) const;
 
   // A part of one parameter, small enough for a core's cache.
@@ -39,14 +41,20 @@ class Parameters {
     }
   };
   std::size_t piece_count() const { return pieces_.size(); }
+  // Pieces of parameter k are those from number first_piece(k) up to first_piece(k + 1).
+  std::size_t first_piece(std::size_t k) const { return first_pieces_[k]; }
   // Calls `work` with every piece and its number, in any order, from the threads of the pool.
-  void for_each_piece(const std::function<void(const Piece&, std::size_t number)>& work) const;
+  using PieceWork = std::function<void(const Piece&, std::size_t number)>;
+  void for_each_piece(const PieceWork& work) const { for_pieces(0, piece_count(), work); }
+  // The same with those from number begin up to end.
+  void for_pieces(std::size_t begin, std::size_t end, const PieceWork& work) const;
 
  private:
   Graph* graph_;
   ThreadPool* pool_;
   std::vector<TensorId> ids_;
   std::vector<Piece> pieces_;
+  std::vector<std::size_t> first_pieces_;  // by parameter, and their number
 };
 
 // The Euclidean norm of all gradients together, summed in float64.

@@ -69,6 +69,7 @@ Json optimizer_json(const JobSpec& spec) {
   }
   json["weight_decay"] = optimizer.weight_decay;
   json["clip_norm"] = spec.clip_norm;
+  json["update"] = update_mode_name(spec.update);
   json["schedule"] = {{"name", schedule_kind_name(spec.schedule.kind)},
                       {"warmup_epochs", spec.schedule.warmup_epochs},
                       {"step_epochs", spec.schedule.step_epochs},

@@ -110,10 +110,12 @@ TEST(Report, NamesTheOptimizersSettings) {
   report.spec.optimizer.kind = OptimizerKind::kAdamW;
   report.spec.optimizer.beta2 = 0.5;
   report.spec.clip_norm = 2;
+  report.spec.update = UpdateMode::kAsync;
   json = Json::parse(report_json(report)).at("optimizer");
   EXPECT_EQ(json.at("name"), "adamw");
   EXPECT_EQ(json.at("beta2"), 0.5);
   EXPECT_EQ(json.at("clip_norm"), 2.0);
+  EXPECT_EQ(json.at("update"), "async");
   EXPECT_FALSE(json.contains("momentum"));
 }
 

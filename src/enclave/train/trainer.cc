@@ -124,6 +124,10 @@ Status Trainer::set_up(Graph& graph, const Normalisation& normalisation, ThreadP
   if (!optimizer.ok()) return optimizer.error();
   optimizer_.emplace(std::move(*optimizer));
   if (spec_.accumulate > 1) sum_.emplace(*parameters_);
+  if (spec_.accumulate == 1 && spec_.clip_norm == 0) {
+    step_update_.emplace(*parameters_, *optimizer_, pool, *ledger_);
+  }
+  TEMPO_ASSERT(step_update_ || spec_.update == UpdateMode::kSync);  // check_job() sees to it
   schedule_.emplace(spec_.schedule, spec_.learning_rate, length_.steps_per_epoch, spec_.epochs);
 
   auto bypass = LogitBypass::apply(graph, loss_.kind);
@@ -162,7 +166,10 @@ Status Trainer::run(const std::atomic<bool>& cancel, const OnProgress& on_progre
     const auto order = epoch_order(spec_.seed, static_cast<std::uint32_t>(e), count);
     for (std::int64_t first = 0; first < count && done < length_.steps;
          first += length_.step_samples) {
-      if (cancel.load(std::memory_order_relaxed)) return interrupted();
+      if (cancel.load(std::memory_order_relaxed)) {
+        TEMPO_RETURN_IF_ERROR(settle());
+        return interrupted();
+      }
       const auto start = Clock::now();
       const auto size = static_cast<std::size_t>(std::min(length_.step_samples, count - first));
       const auto samples = std::span(order).subspan(static_cast<std::size_t>(first), size);
@@ -171,6 +178,7 @@ Status Trainer::run(const std::atomic<bool>& cancel, const OnProgress& on_progre
       ++done;
       if (on_progress) on_progress(progress(epoch, history));
     }
+    TEMPO_RETURN_IF_ERROR(settle());
     if (epoch.train.samples == count * rows_) ++history.epochs_done;
     if (evaluation_) TEMPO_RETURN_IF_ERROR(evaluate(cancel, on_progress, epoch, history));
   }
@@ -182,6 +190,8 @@ Status Trainer::step(Epoch& epoch, std::span<const std::uint32_t> samples,
   const auto batch_size = static_cast<std::size_t>(spec_.batch);
   // Numbers the batches of the whole run: no two of them have the same dropout.
   std::uint64_t number = history.loss.size() * static_cast<std::uint64_t>(spec_.accumulate);
+  const double rate = schedule_->rate(history.loss.size());
+  if (step_update_) TEMPO_RETURN_IF_ERROR(begin_update(samples.size(), rate));
   LossSums sums;
   Gradients gradients;
   if (sum_) sum_->reset();
@@ -189,6 +199,7 @@ Status Trainer::step(Epoch& epoch, std::span<const std::uint32_t> samples,
     const auto part = samples.subspan(first, std::min(batch_size, samples.size() - first));
     auto executor = batch(epoch, part, number, static_cast<std::int64_t>(samples.size()), sums);
     if (!executor.ok()) return at_step(executor.error(), epoch.index, history.loss.size());
+    if (step_update_) continue;
     gradients = parameters_->gradients(
         [&executor](TensorId parameter) { return (*executor)->gradient(parameter); });
     if (!sum_) continue;
@@ -196,7 +207,7 @@ Status Trainer::step(Epoch& epoch, std::span<const std::uint32_t> samples,
     sum_->add(gradients);
     gradients = sum_->gradients();
   }
-  if (Status status = update(gradients, schedule_->rate(history.loss.size())); !status.ok()) {
+  if (Status status = update(gradients, rate); !status.ok()) {
     return at_step(status.error(), epoch.index, history.loss.size());
   }
   if (epoch.train.samples == 0) history.train.emplace_back();
@@ -209,7 +220,7 @@ Status Trainer::step(Epoch& epoch, std::span<const std::uint32_t> samples,
 
 Result<Executor*> Trainer::batch(const Epoch& epoch, std::span<const std::uint32_t> samples,
                                  std::uint64_t number, std::int64_t step_samples, LossSums& sums) {
-  Executor& executor = static_cast<std::int64_t>(samples.size()) == spec_.batch ? *full_ : *last_;
+  Executor& executor = executor_for(samples.size());
   {
     const TimeScope time(*ledger_, TimeKind::kData);
     train_batches_->fill(samples, static_cast<std::uint32_t>(epoch.index), executor);
@@ -223,11 +234,35 @@ Result<Executor*> Trainer::batch(const Epoch& epoch, std::span<const std::uint32
     if (!loss.ok()) return loss.error();
     sums.add(*loss);
   }
-  TEMPO_RETURN_IF_ERROR(executor.backward());
+  TEMPO_RETURN_IF_ERROR(executor.backward(step_update_ ? &*step_update_ : nullptr));
   return &executor;
 }
 
+Executor& Trainer::executor_for(std::size_t samples) {
+  return static_cast<std::int64_t>(samples) == spec_.batch ? *full_ : *last_;
+}
+
+// An executor's late gradients do not outlast the start of another one.
+Status Trainer::begin_update(std::size_t samples, double rate) {
+  Executor& executor = executor_for(samples);
+  if (&executor != updating_) TEMPO_RETURN_IF_ERROR(settle());
+  updating_ = &executor;
+  step_update_->begin(rate, executor);
+  return {};
+}
+
+Status Trainer::settle() {
+  if (updating_ == nullptr) return {};
+  TEMPO_RETURN_IF_ERROR(updating_->settle());
+  step_update_->settle(*updating_);
+  return {};
+}
+
 Status Trainer::update(const Gradients& gradients, double rate) {
+  if (step_update_) {
+    step_update_->finish(*updating_);
+    return {};
+  }
   const TimeScope time(*ledger_, TimeKind::kUpdate);
   double scale = 1;
   if (spec_.clip_norm > 0) {

@@ -2,7 +2,8 @@
 // The training loop: epochs of shuffled batches, loss, backward, update, evaluation.
 //
 // A step is one update. It may take several batches (JobSpec::accumulate), each with a forward and
-// backward of its own; its gradient is that of the mean loss over all its samples.
+// backward of its own; its gradient is that of the mean loss over all its samples. Where it takes
+// one, parameters are updated while backward waits for workers (step_update.h).
 #pragma once
 
 #include <atomic>
@@ -28,6 +29,7 @@
 #include "enclave/train/parameters.h"
 #include "enclave/train/run_length.h"
 #include "enclave/train/schedule.h"
+#include "enclave/train/step_update.h"
 #include "wire/job.h"
 
 namespace tempo {
@@ -95,7 +97,11 @@ class Trainer {
   // executor.
   Result<Executor*> batch(const Epoch& epoch, std::span<const std::uint32_t> samples,
                           std::uint64_t number, std::int64_t step_samples, LossSums& sums);
+  Executor& executor_for(std::size_t samples);  // full_ or last_
+  Status begin_update(std::size_t samples, double rate);
   Status update(const Gradients& gradients, double rate);
+  // Late gradients are awaited and applied, so that the weights are those of all steps so far.
+  Status settle();
   Status evaluate(const std::atomic<bool>& cancel, const OnProgress& on_progress, Epoch& epoch,
                   TrainingHistory& history);
   TrainProgress progress(const Epoch& epoch, const TrainingHistory& history) const;
@@ -113,10 +119,12 @@ class Trainer {
   std::optional<InputBatches> test_batches_;
   std::optional<Parameters> parameters_;
   std::optional<Optimizer> optimizer_;
-  std::optional<GradientSum> sum_;  // where a step takes several batches
+  std::optional<GradientSum> sum_;         // where a step takes several batches
+  std::optional<StepUpdate> step_update_;  // where no update needs all gradients at once
   std::optional<Schedule> schedule_;
   std::unique_ptr<Executor> full_;  // null when the set is smaller than a batch
   std::unique_ptr<Executor> last_;  // for the last batch of an epoch when it is smaller; else null
+  Executor* updating_ = nullptr;    // with step_update_: which of them had the last step
   std::unique_ptr<InferencePass> evaluation_;  // null without a test set
   Targets targets_;
 };
