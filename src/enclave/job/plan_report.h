@@ -52,9 +52,9 @@ struct PlanSummary {
   std::optional<StepTimes> times;
 };
 
-// The promise and what it takes: "t=1e-06, e=0.01: a result that is off by ...; 1200 checks planned,
-// uniform rounds: forward 3, weight gradient 3 to 4, input gradient 3", and what Theorem V.2 asks
-// for where vectors are binary. Empty where nothing is checked.
+// The promise and what it takes: "t=1e-06, e=0.01: a result that is off by ...; 1200 checks
+// planned, uniform rounds: forward 3, weight gradient 3 to 4, input gradient 3", and what Theorem
+// V.2 asks for where vectors are binary. Empty where nothing is checked.
 std::string integrity_line(const Plan& plan, const SoundnessGoal& goal);
 
 std::string plan_text(const PlanSummary& summary);

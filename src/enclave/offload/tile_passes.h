@@ -131,7 +131,8 @@ struct CheckOutcome {
   std::size_t refused_rows = 0;
   // Of the refused row that is furthest off: row_deviation(), and what it was allowed. In units of
   // the product's rms, as rows that passed have it, or else as the operands let expect. The largest
-  // of several estimates, and of rows that were refused: on average too large rather than too small.
+  // of several estimates, and of rows that were refused: on average too large rather than too
+  // small.
   double deviation_over_rms = 0;
   double refused_tolerance_over_rms = 0;
 };
