@@ -89,7 +89,8 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   void close_call(const OffloadCall& call);
   Status settle(OffloadCall& call);
   Status settle_all();
-  static void deliver_moments(const OffloadCall& call);
+  static ColumnMoments joined_moments(const OffloadCall& call);
+  static void deliver_moments(const OffloadCall& call, const ColumnMoments& all);
   bool keeps_weights(const LinearOp& op) const {
     return options_.reuses_keys && mode_ == StepMode::kInference && !op.of_activations;
   }
@@ -133,7 +134,8 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
 
   Plan plan_;
   const EngineOptions options_;
-  PlanOptions dealt_;  // options_.plan with the workers as they were when work was last dealt
+  // options_.plan with the workers as they were when work was last dealt, or did not fit them.
+  PlanOptions dealt_;
   const EngineResources res_;
   StepMode mode_ = StepMode::kTraining;
   std::uint64_t step_ = 0;
