@@ -181,6 +181,11 @@ void JobFlags::add_protection_flags(CLI::App& command) {
                   "which linear operators workers do: auto (where it pays), all, none")
       ->check(CLI::IsMember({"auto", "all", "none"}))
       ->capture_default_str();
+  command
+      .add_option("--parallelism", spec.parallelism,
+                  "what workers share of an operator: auto, data (positions), out-features or "
+                  "in-features; OPERATOR=... for one alone; may be repeated")
+      ->expected(1, static_cast<int>(kMaxPatterns));
   command.add_option("--on-tamper", on_tamper_, "when a worker returns a wrong result")
       ->check(CLI::IsMember({"continue", "abort"}))
       ->capture_default_str();

@@ -61,6 +61,8 @@ class Runner final : public JobRunner {
   struct Job;
 
   Result<WorkerLink*> link(const JobSpec& spec, Scheme scheme);
+  // Of full batches, of whichever kind the job is about.
+  static Result<Plan> main_plan(const Job& job);
   Status make_plan_report(Job& job, JobOutputs& outputs);
   Status refuse_if_too_large(const Job& job);
   Status train(Job& job, std::atomic<bool>& stop,
@@ -288,17 +290,22 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
   return {};
 }
 
-Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
+Result<Plan> Runner::main_plan(const Job& job) {
   const JobEngines& engines = *job.engines;
-  const bool trains = !predicts(job.spec);
   ExecutorOptions options;
   options.batch = job.spec.batch;
-  options.mode = trains ? StepMode::kTraining : StepMode::kInference;
+  options.mode = predicts(job.spec) ? StepMode::kInference : StepMode::kTraining;
   options.channel_block = engines.channel_block();
   options.defers_weight_gradients = engines.defers_weight_gradients();
   const auto ops = Executor::linear_ops(job.model.graph, options);
   if (!ops.ok()) return ops.error();
-  const auto plan = engines.plan_for(*ops, options.mode);
+  return engines.plan_for(*ops, options.mode);
+}
+
+Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
+  const JobEngines& engines = *job.engines;
+  const bool trains = !predicts(job.spec);
+  const auto plan = main_plan(job);
   if (!plan.ok()) return plan.error();
   const auto shapes = infer_shapes(job.model.graph, job.spec.batch);
   if (!shapes.ok()) return shapes.error();
@@ -364,6 +371,11 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   if (!linked.ok()) return linked.error();
   job.engines.emplace(job.spec, job.scheme, *linked, job.length.batches, job.inference_batches,
                       hooks_, job.pool, job.ledger);
+  if (!job.spec.parallelism.empty()) {
+    const auto plan = main_plan(job);
+    if (!plan.ok()) return plan.error();
+    TEMPO_RETURN_IF_ERROR(check_parallelism(*plan, job.engines->parallelism()));
+  }
   JobSizes sizes{job.length, test_samples, model_bytes, job.data_bytes};
   malloc_trim(0);  // what import had, and no step can use
   sizes.resident_bytes = measure_process().resident_bytes;
