@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <random>
 
@@ -111,8 +112,10 @@ class Bench {
     double estimate_ms = 0;
     double inside_estimate_ms = 0;
   };
-  Engine engine_for(const std::vector<LinearOp>& ops) {
+  Engine engine_for(const std::vector<LinearOp>& ops,
+                    ParallelismChoice parallelism = ParallelismChoice::kAuto) {
     PlanOptions options;
+    options.parallelism = {{"", parallelism}};
     options.policy = OffloadPolicy::kAll;
     for (const WorkerInfo& worker : link_->workers()) {
       options.workers.push_back({worker.memory_limit_bytes});
@@ -274,6 +277,32 @@ void compare_layers(Bench& bench) {
   }
 }
 
+// Fully connected layers by what workers share of them.
+void compare_parallelism(Bench& bench) {
+  using enum ParallelismChoice;
+  fmt::print("ms of the enclave's CPU, a training step; in brackets what the plan estimates\n");
+  fmt::print("{:>24} {:>18} {:>18} {:>18}  auto\n", "p, n, m", "data", "out-features",
+             "in-features");
+  const std::vector<std::array<std::int64_t, 3>> shapes = {
+      {32, 4096, 1000}, {128, 2048, 1000}, {512, 4096, 512}, {512, 8192, 256}, {64, 8192, 4096}};
+  for (const auto& [p, n, m] : shapes) {
+    Step step({dense(0, p, n, m)});
+    std::vector<Bench::Engine> engines;
+    std::vector<std::pair<Step*, LinearEngine*>> runs;
+    for (const ParallelismChoice choice : {kData, kOutFeatures, kInFeatures}) {
+      engines.push_back(bench.engine_for(step.ops(), choice));
+      runs.emplace_back(&step, engines.back().engine.get());
+    }
+    const std::vector<double> ms = bench.measure(runs);
+    fmt::print("{:>24}", fmt::format("{}, {}, {}", p, n, m));
+    for (std::size_t i = 0; i < ms.size(); ++i) {
+      fmt::print(" {:>18}", fmt::format("{:.1f} ({:.1f})", ms[i], engines[i].estimate_ms));
+    }
+    const Bench::Engine chosen = bench.engine_for(step.ops());
+    fmt::print("  {}\n", parallelism_name(chosen.engine->plan().ops[0].parallelism));
+  }
+}
+
 // Scores and values of attention: tokens x width by tokens x width, and tokens x tokens by
 // width x tokens.
 void compare_attention(Bench& bench, std::int64_t instances, std::int64_t width,
@@ -311,6 +340,7 @@ int main(int argc, char** argv) {
   std::int64_t instances = 128, width = 64;
   std::vector<std::int64_t> tokens = {65, 128, 197, 256, 384, 512};
   CLI::App* single = app.add_subcommand("layers", "layers, measured and estimated");
+  CLI::App* shares = app.add_subcommand("shares", "layers by what workers share of them");
   CLI::App* attention = app.add_subcommand("attention", "products of two activations, by tokens");
   attention->add_option("--instances", instances, "samples x heads")->capture_default_str();
   attention->add_option("--width", width, "of a head")->capture_default_str();
@@ -320,6 +350,7 @@ int main(int argc, char** argv) {
   tempo::Bench bench(workers, repeats);
   if (stack->parsed()) tempo::compare_stack(bench, p, n, m, layers);
   if (single->parsed()) tempo::compare_layers(bench);
+  if (shares->parsed()) tempo::compare_parallelism(bench);
   if (attention->parsed()) tempo::compare_attention(bench, instances, width, tokens);
   return 0;
 }

@@ -163,6 +163,8 @@ TEST_F(CliTest, BadFlagsAreOneLineAndCode2) {
       job("train", {"-o", "o", "--integrity", "t=nan"}),
       job("train", {"-o", "o", "--integrity", "t=0"}),
       job("train", {"-o", "o", "--integrity", "e=-1"}),
+      job("train", {"-o", "o", "--parallelism", "rows"}),
+      job("train", {"-o", "o", "--parallelism", "=data"}),
       job("train", {"-o", "o", "--master", "tcp:1"}),
       job("infer", {"--epochs", "3"}),
       job("plan", {"--link", "100"}),
@@ -200,6 +202,7 @@ TEST_F(CliTest, ErrorsNameTheFlagAndTheHelp) {
   says({"--integrity", "t=0.9"}, "--integrity, t; expected 1e-30 to 0.5, got 0.9");
   says({"--loss", "mse", "--label-smoothing", "0.1"}, "--label-smoothing");
   says({"--train-only", std::string(300, 'x')}, "--train-only");
+  says({"--parallelism", "fc1"}, "--parallelism");
   says({"--no-such-flag", "0"}, "tempo train --help");
 }
 
@@ -272,7 +275,7 @@ TEST_F(CliTest, AJobFileDoesWhatFlagsDoAndFlagsOverrideIt) {
           "'\nscheme = 'local'\nenclave_program = '" TEMPO_FAKE_ENCLAVE "'\noutput = '" + out +
           "'\nseed = 1001\nkey_real = true\nmean = [0.5]\nstd = [0.25]\n"
           "optimizer = 'adamw'\nbeta1 = 0.8\nfreeze = ['stem.*', 'b']\n"
-          "freeze_statistics = true\n");
+          "freeze_statistics = true\nparallelism = ['in-features', 'a=data']\n");
   EXPECT_EQ(run({"train", "--job", file}).code, static_cast<int>(ErrorCode::kBadData));
   const Outcome overridden = run({"train", "--job", file, "--seed", "7"});
   EXPECT_EQ(overridden.code, 0) << overridden.out;

@@ -404,6 +404,27 @@ TEST_F(ProcessTest, PrintsWhatItPromisesAndReportsWhatItReached) {
   }
 }
 
+// Whatever the workers share of an operator, and who of them dies or lies: the same training.
+TEST_F(ProcessTest, EveryParallelismGivesTheSameLosses) {
+  const std::string model = make_model("mlp");
+  const json local = train(model, {"--epochs", "1", "--scheme", "local"});
+  const std::string lab = program("tempo-worker-lab");
+  for (const char* parallelism : {"data", "out-features", "in-features"}) {
+    const json calm =
+        train(model, {"--epochs", "1", "--workers", "local:3", "--parallelism", parallelism});
+    EXPECT_LT(largest_difference(local["loss"], calm["loss"]), 1e-4) << parallelism;
+    EXPECT_EQ(calm["checks"]["failed"], 0) << parallelism;
+    EXPECT_EQ(calm["parallelism"], json({parallelism}));
+  }
+  const json bad = train(model, {"--epochs", "1", "--workers", "local:3", "--parallelism",
+                                 "in-features", "--worker-program", lab + " --die-after 60",
+                                 "--worker-program", lab + " --cheat-every 20 --cheat-size 0.1"});
+  EXPECT_LT(largest_difference(local["loss"], bad["loss"]), 1e-4);
+  EXPECT_EQ(bad["checks"]["failed"], 1);
+  EXPECT_EQ(bad["events"].size(), 2U);
+  EXPECT_FALSE(bad["workers"][2]["lost"].get<bool>());
+}
+
 TEST_F(ProcessTest, AbortsOnTamperWhenAsked) {
   const std::string model = make_model("mlp");
   const ProgramResult run = work_.run(
@@ -602,6 +623,8 @@ TEST_F(ProcessTest, BadInputGetsOneClearLineAndItsExitCode) {
       {"nothing to train", {"--freeze", "*"}, 2, "nothing is left"},
       {"labels of another loss", {"--loss", "mse"}, 6, "float32"},
       {"goal out of reach", {"--integrity", "e=1e-6"}, 2, "--integrity"},
+      {"no such operator", {"--parallelism", "fc9=data"}, 2, "fc9"},
+      {"operator inside", {"--parallelism", "fc1=data", "--offload", "none"}, 2, "not offloaded"},
   };
   for (const Case& c : cases) {
     const ProgramResult run = work_.run(train_command(mlp, c.flags));

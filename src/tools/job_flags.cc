@@ -245,6 +245,11 @@ void JobFlags::add_protection_flags(CLI::App& command) {
       ->check(CLI::IsMember({"auto", "all", "none"}))
       ->capture_default_str();
   command
+      .add_option("--parallelism", spec.parallelism,
+                  "what workers share of an operator: auto, data (positions), out-features or "
+                  "in-features; OPERATOR=... for one alone; may be repeated")
+      ->expected(1, static_cast<int>(kMaxPatterns));
+  command
       .add_option("--integrity", integrity_,
                   "t=T,e=E: a result that is wrong by E of its rms passes anywhere in the job with "
                   "a chance below T")

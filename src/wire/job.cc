@@ -80,6 +80,13 @@ constexpr std::array<Named<UpdateMode>, 2> kUpdateModes = {{
     {UpdateMode::kAsync, "async"},
 }};
 
+constexpr std::array<Named<ParallelismChoice>, 4> kParallelismChoices = {{
+    {ParallelismChoice::kAuto, "auto"},
+    {ParallelismChoice::kData, "data"},
+    {ParallelismChoice::kOutFeatures, "out-features"},
+    {ParallelismChoice::kInFeatures, "in-features"},
+}};
+
 template <class Enum, std::size_t N>
 std::string_view name_of(const std::array<Named<Enum>, N>& table, Enum value) {
   for (const auto& entry : table) {
@@ -241,6 +248,17 @@ Status check_patterns(const char* where, const std::vector<std::string>& pattern
   return {};
 }
 
+Status check_parallelism(const std::vector<std::string>& rules) {
+  if (rules.size() > kMaxPatterns) {
+    return out_of_range("parallelism", "at most " + std::to_string(kMaxPatterns) + " rules",
+                        std::to_string(rules.size()));
+  }
+  for (const std::string& rule : rules) {
+    if (const auto parsed = parse_parallelism_rule(rule); !parsed.ok()) return parsed.error();
+  }
+  return {};
+}
+
 }  // namespace
 
 std::span<const std::string_view> data_file_names() {
@@ -310,8 +328,30 @@ Result<UpdateMode> parse_update_mode(std::string_view name) {
   return value_of(kUpdateModes, "update", name);
 }
 
+// A name may contain "="; a choice does not.
+Result<ParallelismRule> parse_parallelism_rule(std::string_view text) {
+  ParallelismRule rule;
+  const std::size_t equals = text.rfind('=');
+  if (equals != std::string_view::npos) {
+    rule.op = text.substr(0, equals);
+    if (rule.op.empty() || rule.op.size() > kMaxPatternBytes) {
+      return out_of_range("parallelism",
+                          "the name of an operator, 1 to " + std::to_string(kMaxPatternBytes) +
+                              " bytes, before the \"=\"",
+                          std::to_string(rule.op.size()))
+          .error();
+    }
+    text.remove_prefix(equals + 1);
+  }
+  const auto choice = value_of(kParallelismChoices, "parallelism", text);
+  if (!choice.ok()) return choice.error();
+  rule.choice = *choice;
+  return rule;
+}
+
 Status check_job(const JobSpec& spec) {
   TEMPO_RETURN_IF_ERROR(check_scheme_text(spec.scheme));
+  TEMPO_RETURN_IF_ERROR(check_parallelism(spec.parallelism));
   TEMPO_RETURN_IF_ERROR(check_data(spec.data, spec.kind));
   TEMPO_RETURN_IF_ERROR(check_schedule(spec.schedule));
   TEMPO_RETURN_IF_ERROR(check_optimizer(spec.optimizer));

@@ -23,6 +23,8 @@ enum class ExportForm { kInference, kTraining };
 enum class OptimizerKind { kSgd, kAdam, kAdamW };
 enum class UpdateMode { kSync, kAsync };
 enum class LossKind { kCrossEntropy, kMse, kBce };
+// What is cut of linear operators that several workers share.
+enum class ParallelismChoice { kAuto, kData, kOutFeatures, kInFeatures };
 
 // A file that belongs to a job, as the client uploaded it: untrusted bytes under a name from
 // data_file_names().
@@ -61,6 +63,12 @@ struct IntegritySpec {
   double e = 0.01;  // how wrong: the error over the root mean square of the result
 };
 
+// "in-features" for all operators, or "fc1=in-features" for one.
+struct ParallelismRule {
+  std::string op;  // name of an operator or of a layer of it; empty: all
+  ParallelismChoice choice = ParallelismChoice::kAuto;
+};
+
 struct DataSpec {
   std::string format;            // "fashion-mnist", "cifar10", "npy"
   std::vector<float> mean;       // per channel, of values in 0..1 (uint8) or as stored (float32);
@@ -77,6 +85,7 @@ struct JobSpec {
   double link_bytes_per_s = 0;
   std::string scheme = "tempo";  // local, plain, tempo
   OffloadPolicy offload = OffloadPolicy::kAuto;
+  std::vector<std::string> parallelism;  // as parse_parallelism_rule() reads them
   TamperPolicy on_tamper = TamperPolicy::kQuarantine;
   DataSpec data;
   std::int64_t batch = 128;
@@ -114,7 +123,7 @@ std::span<const std::string_view> data_formats();
 
 inline constexpr std::size_t kMaxJobJsonBytes = std::size_t{64} * 1024;
 
-// More, and longer ones, are refused.
+// More patterns or rules, and longer ones, are refused.
 inline constexpr std::size_t kMaxPatterns = 64;
 inline constexpr std::size_t kMaxPatternBytes = 256;
 
@@ -148,5 +157,6 @@ Result<ExportForm> parse_export_form(std::string_view name);
 Result<OptimizerKind> parse_optimizer_kind(std::string_view name);
 Result<LossKind> parse_loss_kind(std::string_view name);
 Result<UpdateMode> parse_update_mode(std::string_view name);
+Result<ParallelismRule> parse_parallelism_rule(std::string_view text);
 
 }  // namespace tempo

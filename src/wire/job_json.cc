@@ -176,6 +176,7 @@ void describe_job(Visitor& v, Spec& spec) {
   v.field("link_bytes_per_s", spec.link_bytes_per_s);
   v.field("scheme", spec.scheme);
   v.named("offload", spec.offload, offload_policy_name, parse_offload_policy);
+  v.field("parallelism", spec.parallelism);
   v.named("on_tamper", spec.on_tamper, tamper_policy_name, parse_tamper_policy);
   v.object("data", spec.data, [](auto& visitor, auto& data) { describe_data(visitor, data); });
   v.field("batch", spec.batch);

@@ -22,6 +22,7 @@ JobSpec unusual_job() {
   spec.kind = JobKind::kInfer;
   spec.scheme = "plain";
   spec.offload = OffloadPolicy::kAll;
+  spec.parallelism = {"in-features", "a=b=data"};
   spec.on_tamper = TamperPolicy::kAbort;
   spec.data = {"cifar10", {0.1F, 0.2F, 0.3F}, {0.4F, 0.5F, 0.6F}, true, true};
   spec.batch = 7;
@@ -52,6 +53,7 @@ TEST(JobJson, CarriesEveryMember) {
   EXPECT_EQ(back->kind, spec.kind);
   EXPECT_EQ(back->scheme, spec.scheme);
   EXPECT_EQ(back->offload, spec.offload);
+  EXPECT_EQ(back->parallelism, spec.parallelism);
   EXPECT_EQ(back->on_tamper, spec.on_tamper);
   EXPECT_EQ(back->data.format, spec.data.format);
   EXPECT_EQ(back->data.mean, spec.data.mean);
@@ -121,6 +123,27 @@ TEST(JobJson, RefusesTooManyAndTooLongPatterns) {
   spec.frozen.freeze[0] += 'a';
   EXPECT_FALSE(check_job(spec).ok());
   spec.frozen.freeze.assign(kMaxPatterns + 1, "a");
+  EXPECT_FALSE(check_job(spec).ok());
+}
+
+TEST(JobJson, ReadsRulesOfParallelism) {
+  const auto all = parse_parallelism_rule("out-features");
+  ASSERT_TRUE(all.ok());
+  EXPECT_EQ(all->op, "");
+  EXPECT_EQ(all->choice, ParallelismChoice::kOutFeatures);
+  const auto one = parse_parallelism_rule("/a=b/MatMul=in-features");
+  ASSERT_TRUE(one.ok());
+  EXPECT_EQ(one->op, "/a=b/MatMul");
+  EXPECT_EQ(one->choice, ParallelismChoice::kInFeatures);
+  JobSpec spec = valid_job();
+  for (const std::string& bad : {std::string("rows"), std::string("fc1"), std::string("fc1="),
+                                 std::string("=data"), std::string(300, 'a') + "=data"}) {
+    spec.parallelism = {bad};
+    const Status status = check_job(spec);
+    ASSERT_FALSE(status.ok()) << bad;
+    EXPECT_EQ(status.error().where, "parallelism");
+  }
+  spec.parallelism.assign(kMaxPatterns + 1, "data");
   EXPECT_FALSE(check_job(spec).ok());
 }
 

@@ -80,12 +80,24 @@ std::vector<Layer> draw_layers(SeededRandom& random) {
   const std::vector<Layer> all{
       conv(2, 6, 4, 8, 3, 1, 1),     conv(3, 7, 5, 6, 3, 2, 1),
       fully_connected(24, 40, 32),   {fully_connected(20, 33, 0), {5, 1, 14, 4}},
+      fully_connected(12, 90, 9),    conv(2, 4, 80, 6, 1, 1, 0),
       Layer::product(3, 20, 12, 17), Layer::product(2, 17, 20, 12)};
   std::vector<Layer> layers;
   for (int count = random.between(1, 3); count > 0; --count) {
     layers.push_back(all[random_below(random, static_cast<std::uint32_t>(all.size()))]);
   }
   return layers;
+}
+
+// Half of the operators are cut as the planner likes, the others in one way or another.
+std::vector<ParallelismRule> draw_parallelism(const std::vector<LinearOp>& ops,
+                                              SeededRandom& random) {
+  std::vector<ParallelismRule> rules;
+  for (const LinearOp& op : ops) {
+    if (random.unit() < 0.5) continue;
+    rules.push_back({op.name, static_cast<ParallelismChoice>(random.between(1, 3))});
+  }
+  return rules;
 }
 
 // Some have weights that are not trained, some nothing upstream that is.
@@ -142,6 +154,7 @@ class Run {
     PlanOptions options;
     options.scheme = network_.unit() < 0.1 ? Scheme::kPlain : Scheme::kTempo;
     options.policy = OffloadPolicy::kAll;
+    options.parallelism = draw_parallelism(ops_, network_);
     for (const WorkerInfo& worker : link_->workers()) {
       options.workers.push_back({worker.memory_limit_bytes});
     }
@@ -326,9 +339,13 @@ class Run {
       ++operands[{static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(cols)}];
     };
     for (const OpPlan& op : engine_->plan().ops) {
-      const std::int64_t n = op.op.geometry.n();
-      for (const Slice& slice : op.m_slices) add(slice.size(), n);
-      for (const Slice& slice : op.p_slices) add(slice.size(), n);
+      for (std::size_t i = 0; i < op.m_slices.size(); ++i) {
+        add(op.m_slices[i].size(), op.in_features_of(static_cast<int>(i)));
+      }
+      const std::size_t p_each = op.p_slices.size() / op.instance_count();
+      for (std::size_t i = 0; i < op.p_slices.size(); ++i) {
+        add(op.p_slices[i].size(), op.in_features(i / p_each));
+      }
       for (const Tile& tile : op.tiles) {
         add(op.p_slices[static_cast<std::size_t>(tile.p_slice)].size(),
             op.m_slices[static_cast<std::size_t>(tile.m_slice)].size());

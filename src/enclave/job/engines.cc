@@ -44,6 +44,9 @@ JobEngines::JobEngines(const JobSpec& spec, Scheme scheme, WorkerLink* link,
       ledger_(ledger),
       random_(hooks.make_random ? hooks.make_random() : std::make_unique<SystemRandom>()),
       local_(pool, ledger) {
+  for (const std::string& text : spec.parallelism) {
+    if (auto rule = parse_parallelism_rule(text)) parallelism_.push_back(std::move(rule).value());
+  }
   goal_.t = spec.integrity.t;
   goal_.e = spec.integrity.e;
   goal_.distribution = distribution_of(spec.check);
@@ -72,6 +75,7 @@ PlanOptions JobEngines::plan_options(StepMode mode) const {
   PlanOptions options;
   options.scheme = scheme_;
   options.policy = spec_.offload;
+  options.parallelism = parallelism_;
   options.mode = mode;
   if (link_ != nullptr) {
     for (const WorkerInfo& worker : link_->workers()) {

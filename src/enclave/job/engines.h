@@ -44,6 +44,7 @@ class JobEngines final : public EngineFactory {
   EngineStats stats() const;
   const std::vector<EngineEvent>& events() const { return stats_.events; }
   const SoundnessGoal& goal() const { return goal_; }
+  const std::vector<ParallelismRule>& parallelism() const { return parallelism_; }
 
  private:
   SoundnessGoal goal_of_an_executor() const;
@@ -57,6 +58,7 @@ class JobEngines final : public EngineFactory {
   const EnclaveHooks& hooks_;
   ThreadPool& pool_;
   TimeLedger& ledger_;
+  std::vector<ParallelismRule> parallelism_;
   SoundnessGoal goal_;
   EngineStats stats_;
   std::unique_ptr<RandomSource> random_;

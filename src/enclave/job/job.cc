@@ -62,6 +62,9 @@ class Runner final : public JobRunner {
   struct Job;
 
   Result<WorkerLink*> link(const JobSpec& spec, Scheme scheme);
+  // Of full batches, of whichever kind the job is about.
+  static ExecutorOptions main_options(const Job& job);
+  static Result<Plan> main_plan(const Job& job);
   Status make_plan_report(Job& job, JobOutputs& outputs);
   Status refuse_if_too_large(const Job& job);
   Status train(Job& job, std::atomic<bool>& stop,
@@ -297,17 +300,27 @@ Status Runner::predict(Job& job, std::atomic<bool>& stop,
   return {};
 }
 
+// Of the executor that the job is about.
+ExecutorOptions Runner::main_options(const Job& job) {
+  ExecutorOptions options;
+  options.batch = job.spec.batch;
+  options.mode = predicts(job.spec) ? StepMode::kInference : StepMode::kTraining;
+  options.channel_block = job.engines->channel_block();
+  options.defers_weight_gradients = job.engines->defers_weight_gradients();
+  return options;
+}
+
+Result<Plan> Runner::main_plan(const Job& job) {
+  const ExecutorOptions options = main_options(job);
+  const auto ops = Executor::linear_ops(job.model.graph, options);
+  if (!ops.ok()) return ops.error();
+  return job.engines->plan_for(*ops, options.mode);
+}
+
 Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   const JobEngines& engines = *job.engines;
   const bool trains = !predicts(job.spec);
-  ExecutorOptions options;
-  options.batch = job.spec.batch;
-  options.mode = trains ? StepMode::kTraining : StepMode::kInference;
-  options.channel_block = engines.channel_block();
-  options.defers_weight_gradients = engines.defers_weight_gradients();
-  const auto ops = Executor::linear_ops(job.model.graph, options);
-  if (!ops.ok()) return ops.error();
-  const auto plan = engines.plan_for(*ops, options.mode);
+  const auto plan = main_plan(job);
   if (!plan.ok()) return plan.error();
   const auto shapes = infer_shapes(job.model.graph, job.spec.batch);
   if (!shapes.ok()) return shapes.error();
@@ -331,7 +344,7 @@ Status Runner::make_plan_report(Job& job, JobOutputs& outputs) {
   if (job.spec.link_bytes_per_s > 0) {
     TEMPO_RETURN_IF_ERROR(refuse_if_too_large(job));
     const auto costs =
-        measure_step_costs(job.model.graph, options, preferred_channel_block(), job.pool);
+        measure_step_costs(job.model.graph, main_options(job), preferred_channel_block(), job.pool);
     if (!costs.ok()) return costs.error();
     const double link = job.spec.link_bytes_per_s;
     summary.times = {link, local_step_s(*costs), offloaded_step_s(*plan, *costs, link),
@@ -382,6 +395,11 @@ Status Runner::run(JobInputs inputs, std::atomic<bool>& stop,
   if (!linked.ok()) return linked.error();
   job.engines.emplace(job.spec, job.scheme, *linked, job.length.batches, job.inference_batches,
                       hooks_, job.pool, job.ledger);
+  if (!job.spec.parallelism.empty()) {
+    const auto plan = main_plan(job);
+    if (!plan.ok()) return plan.error();
+    TEMPO_RETURN_IF_ERROR(check_parallelism(*plan, job.engines->parallelism()));
+  }
   JobSizes sizes{job.length, test_samples, model_bytes, job.data_bytes};
   malloc_trim(0);  // what import had, and no step can use
   sizes.resident_bytes = measure_process().resident_bytes;

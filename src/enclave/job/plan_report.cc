@@ -23,6 +23,10 @@ std::string lowering(const LinearOp& op) {
                      g.stride_h > 1 ? fmt::format("/{}", g.stride_h) : "");
 }
 
+std::string parallelism(const OpPlan& op) {
+  return op.offloaded ? std::string(parallelism_name(op.parallelism)) : "-";
+}
+
 std::string rounds(const OpPlan& op) {
   if (!op.offloaded) return "-";
   return fmt::format("{}/{}/{}", op.rounds_forward, op.rounds_weight_gradient,
@@ -164,23 +168,24 @@ std::string plan_text(const PlanSummary& summary) {
              : fmt::format("predictions, batch {}, {} batches\n", summary.batch, summary.batches);
   out += "m out-features, n in-features, p positions\n\n";
   out += fmt::format(
-      "{:<24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9} {:>9} {:>8} {:>8}  {}\n",
-      "operator", "lowering", "m", "n", "p", "where", "tiles", "rounds", "MiB out", "MiB in",
-      "off ms", "local ms", "why");
+      "{:<24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:<12} {:>5} {:>9} {:>9} {:>9} {:>8} {:>8}  {}\n",
+      "operator", "lowering", "m", "n", "p", "where", "shared by", "tiles", "rounds", "MiB out",
+      "MiB in", "off ms", "local ms", "why");
   for (const OpPlan& op : plan.ops) {
     const ConvGeometry& g = op.op.geometry;
     out += fmt::format(
-        "{:<24.24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:>5} {:>9} {:>9.2f} {:>9.2f} {:>8} {:>8.2f}  "
-        "{}\n",
+        "{:<24.24} {:<13} {:>6} {:>6} {:>8}  {:<8} {:<12} {:>5} {:>9} {:>9.2f} {:>9.2f} {:>8} "
+        "{:>8.2f}  {}\n",
         op.op.name, lowering(op.op), g.m(), g.n(), g.p(), op.offloaded ? "workers" : "enclave",
-        op.offloaded ? op.tiles.size() : 0, rounds(op),
+        parallelism(op), op.offloaded ? op.tiles.size() : 0, rounds(op),
         op.offloaded ? mib(op.bytes_to_workers) : 0.0,
         op.offloaded ? mib(op.bytes_from_workers) : 0.0, offloaded_ms(op), op.local_cost_ms,
         op.reason);
     if (!op.op.parts.empty()) out += fmt::format("  = {}\n", parts(op.op));
   }
   out += fmt::format(
-      "\nrounds: forward/weight gradient/input gradient. off ms, local ms: estimated core-ms of "
+      "\nshared by: what several workers have parts of. rounds: forward/weight gradient/input "
+      "gradient. off ms, local ms: estimated core-ms of "
       "the "
       "enclave a batch.\n");
   out += work_text(summary.non_linear);
@@ -232,6 +237,7 @@ std::string plan_json(const PlanSummary& summary) {
                    {"p", g.p()},
                    {"where", op.offloaded ? "workers" : "enclave"},
                    {"reason", op.reason},
+                   {"parallelism", parallelism(op)},
                    {"tiles", op.offloaded ? op.tiles.size() : 0},
                    {"rounds",
                     {{"forward", op.rounds_forward},

@@ -65,6 +65,7 @@ TEST(PlanReport, SaysWhatStaysInside) {
   ASSERT_TRUE(ops.ok()) << ops.error().one_line();
   PlanOptions options;
   options.policy = OffloadPolicy::kAll;
+  options.parallelism = {{"", ParallelismChoice::kInFeatures}};
   options.workers.resize(1);
   options.workers[0].memory_limit_bytes = 1 << 30;
   options.max_slot_bytes = 1 << 20;
@@ -81,11 +82,14 @@ TEST(PlanReport, SaysWhatStaysInside) {
   EXPECT_NE(text.find("grouped 3x3"), std::string::npos) << text;
   EXPECT_NE(text.find("grouped convolution"), std::string::npos) << text;
   EXPECT_NE(text.find("BatchNormalization"), std::string::npos) << text;
+  EXPECT_NE(text.find("in-features"), std::string::npos) << text;
 
   const auto json = nlohmann::json::parse(plan_json(summary));
   EXPECT_EQ(json["operators"][0]["groups"], 4);
   EXPECT_EQ(json["operators"][0]["where"], "enclave");
+  EXPECT_EQ(json["operators"][0]["parallelism"], "-");
   EXPECT_EQ(json["operators"][1]["where"], "workers");
+  EXPECT_EQ(json["operators"][1]["parallelism"], "in-features");
   EXPECT_EQ(json["non_linear"][0]["operator"], "BatchNormalization");
   EXPECT_EQ(json["non_linear"][0]["nodes"], 2);
   EXPECT_TRUE(json["predicted"].is_null());

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -93,6 +94,7 @@ AxisKey::~AxisKey() {
   wipe_vector(inverse);
   wipe_vector(coefficient);
   wipe_vector(reciprocal);
+  wipe_vector(subset);
 }
 
 // Both assignments leave the old key to a temporary, whose destructor wipes it.
@@ -113,6 +115,24 @@ void AxisKey::swap(AxisKey& other) noexcept {
   inverse.swap(other.inverse);
   coefficient.swap(other.coefficient);
   reciprocal.swap(other.reciprocal);
+  subset.swap(other.subset);
+}
+
+std::vector<std::vector<std::uint32_t>> deal_indices(RandomSource& random,
+                                                     const std::vector<std::size_t>& sizes) {
+  std::vector<std::uint32_t> order(std::accumulate(sizes.begin(), sizes.end(), std::size_t{0}));
+  BlockSource block(random, order.size() * sizeof(std::uint32_t));
+  random_permutation(block, order);
+  std::vector<std::vector<std::uint32_t>> parts;
+  auto next = order.begin();
+  for (const std::size_t size : sizes) {
+    const auto end = next + static_cast<std::ptrdiff_t>(size);
+    parts.emplace_back(next, end);
+    std::sort(parts.back().begin(), parts.back().end());
+    next = end;
+  }
+  wipe_vector(order);
+  return parts;
 }
 
 KeyTriple KeyTriple::generate(RandomSource& random, std::size_t m, std::size_t n, std::size_t p,

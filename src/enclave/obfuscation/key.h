@@ -47,7 +47,14 @@ class AxisKey {
   std::vector<std::uint32_t> inverse;      // pi^-1
   std::vector<float> coefficient;          // c(i), by encoded index i
   std::vector<float> reciprocal;           // 1/c(i), by encoded index i
+  // Of the key of a part of a longer axis: which of its indices the part has, ascending. What is
+  // said of natural order above is then said of the order in this list. Empty: the whole axis.
+  std::vector<std::uint32_t> subset;
 };
+
+// Deals the indices of an axis at random to parts of these sizes, ascending within each.
+std::vector<std::vector<std::uint32_t>> deal_indices(RandomSource& random,
+                                                     const std::vector<std::size_t>& sizes);
 
 // The paper's sk = KGen(m, n, p) as a whole. A plan keeps its axes apart, because their lifetimes
 // differ; the triple serves whoever wants the algorithms as they are printed.

@@ -77,6 +77,35 @@ TEST(AxisKey, EveryPermutationOfFiveIsEquallyLikely) {
   EXPECT_LT(chi_squared(counts), chi_squared_limit(119));
 }
 
+// Of 12 indices in parts of 5, 4 and 3: an index is in a part in proportion to its size, and two
+// are together as often as if they were drawn one after the other.
+TEST(DealIndices, EverySubsetIsEquallyLikely) {
+  SystemRandom random;
+  constexpr int kDraws = 24000;
+  const std::vector<std::size_t> sizes{5, 4, 3};
+  std::vector<std::vector<int>> counts(sizes.size(), std::vector<int>(12));
+  int together = 0;  // 0 and 1, in the first part
+  for (int draw = 0; draw < kDraws; ++draw) {
+    const auto parts = deal_indices(random, sizes);
+    ASSERT_EQ(parts.size(), sizes.size());
+    std::vector<int> seen(12);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      ASSERT_EQ(parts[i].size(), sizes[i]);
+      ASSERT_TRUE(std::is_sorted(parts[i].begin(), parts[i].end()));
+      for (const std::uint32_t index : parts[i]) {
+        ++seen.at(index);
+        ++counts[i][index];
+      }
+    }
+    ASSERT_EQ(seen, std::vector<int>(12, 1));
+    together += parts[0][0] == 0 && parts[0][1] == 1 ? 1 : 0;
+  }
+  for (const auto& part : counts) EXPECT_LT(chi_squared(part), chi_squared_limit(11));
+  const double chance = 5.0 / 12 * 4 / 11;
+  EXPECT_NEAR(together, kDraws * chance, 5.3 * std::sqrt(kDraws * chance * (1 - chance)));
+  EXPECT_TRUE(deal_indices(random, {}).empty());
+}
+
 // Where an element goes says nothing about where it goes next time, nor about its neighbour.
 TEST(AxisKey, SuccessiveDrawsAndNeighboursAreIndependent) {
   SystemRandom random;

@@ -124,11 +124,11 @@ void OffloadEngine::finish_output(OffloadCall& call, int unit, const Attempt& at
     const TimeScope scope(*res_.ledger, TimeKind::kDecode);
     outcome = decode_output(call.context(tile.m_slice), reply.data, rows, call.m_key(tile.m_slice),
                             *attempt.checks, attempt.expected[0], call.output(tile.m_slice),
-                            call.wants_moments ? &call.moments[unit] : nullptr);
+                            call.moments_of(unit));
   }
   if (!outcome.passed && !attempt.expected[0].is_finite()) return do_inside(call, unit);
   const CheckedProduct product{call.plan->op.index, ProductKind::kForward, attempt.checks->rounds,
-                               call.plan->op.geometry.n(), rows.size()};
+                               call.plan->in_features_of(tile.m_slice), rows.size()};
   if (!verdict(call, attempt.worker, product, call.plan->p_slices[tile.p_slice], tile.m_slice,
                outcome)) {
     return;

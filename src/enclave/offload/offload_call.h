@@ -99,9 +99,10 @@ struct OffloadCall {
   // forward
   std::vector<ForwardPart> outputs;
   bool wants_moments = false;
-  std::vector<bool> vectors_retired;   // by m-slice: tiles no longer have the same ones
-  std::vector<SharedChecks> vectors;   // by m-slice: those that its tiles share
-  std::vector<ColumnMoments> moments;  // by tile
+  std::vector<bool> vectors_retired;           // by m-slice: tiles no longer have the same ones
+  std::vector<SharedChecks> vectors;           // by m-slice: those that its tiles share
+  std::vector<ColumnMoments> moments;          // by tile
+  std::vector<AlignedBuffer<float>> partials;  // by n-slice: its product, p x m
   // backward
   std::vector<BackwardPart> gradients;
   float* d_input = nullptr;
@@ -145,8 +146,11 @@ struct OffloadCall {
   const float* input_of(int m_slice) const { return input + input_offset(m_slice); }
   float* d_input_of(int m_slice) const { return d_input + input_offset(m_slice); }
   std::int64_t input_offset(int m_slice) const {
-    return static_cast<std::int64_t>(plan->instance_of(m_slice)) *
-           plan->op.geometry.input_elements();
+    return instance_in_memory(m_slice) * plan->op.geometry.input_elements();
+  }
+  // N-slices are of the same tensors.
+  std::int64_t instance_in_memory(int m_slice) const {
+    return plan->n_slices.empty() ? static_cast<std::int64_t>(plan->instance_of(m_slice)) : 0;
   }
 
   // ---- where the out-features of a slice lie ---------------------------------------------------
@@ -169,7 +173,7 @@ struct OffloadCall {
   template <class T, class MatrixOf>
   std::vector<T*> rows_of(int m_slice, MatrixOf matrix_of) const {
     const ConvGeometry& g = plan->op.geometry;
-    const auto instance = static_cast<std::int64_t>(plan->instance_of(m_slice));
+    const std::int64_t instance = instance_in_memory(m_slice);
     std::vector<T*> rows;
     for_each_part(plan->m_slices[m_slice], [&](std::size_t k, std::int64_t first,
                                                std::int64_t count, std::int64_t /*features*/) {
@@ -186,15 +190,29 @@ struct OffloadCall {
   std::vector<float*> d_weights(int m_slice) const {
     return rows_of<float>(m_slice, [&](std::size_t k) { return gradients[k].d_weights; });
   }
-  std::vector<OutputColumns> output(int m_slice) const {
+  // Where the slice's product goes: the operator's outputs, or its n-slice's part of the sum.
+  std::vector<OutputColumns> output(int m_slice) {
+    const Slice& slice = plan->m_slices[m_slice];
+    if (!partials.empty()) {
+      float* const data = partials[plan->instance_of(m_slice)].data() + slice.begin;
+      return {{data, nullptr, static_cast<std::size_t>(slice.size()),
+               static_cast<std::size_t>(plan->op.geometry.m())}};
+    }
+    return columns_of_outputs(slice, output_offset(m_slice));
+  }
+  // Of its product; those of a sum are taken of the sum.
+  ColumnMoments* moments_of(int tile) {
+    return wants_moments && partials.empty() ? &moments[tile] : nullptr;
+  }
+  std::vector<OutputColumns> columns_of_outputs(const Slice& slice, std::int64_t offset) const {
     std::vector<OutputColumns> columns;
-    for_each_part(plan->m_slices[m_slice], [&](std::size_t k, std::int64_t first,
-                                               std::int64_t count, std::int64_t features) {
-      const ForwardPart& part = outputs[k];
-      columns.push_back({part.output + output_offset(m_slice) + first,
-                         part.bias != nullptr ? part.bias + first : nullptr,
-                         static_cast<std::size_t>(count), static_cast<std::size_t>(features)});
-    });
+    for_each_part(
+        slice, [&](std::size_t k, std::int64_t first, std::int64_t count, std::int64_t features) {
+          const ForwardPart& part = outputs[k];
+          columns.push_back({part.output + offset + first,
+                             part.bias != nullptr ? part.bias + first : nullptr,
+                             static_cast<std::size_t>(count), static_cast<std::size_t>(features)});
+        });
     return columns;
   }
   std::vector<Columns> d_output(int m_slice) const {
@@ -207,8 +225,7 @@ struct OffloadCall {
     return columns;
   }
   std::int64_t output_offset(int m_slice) const {
-    const ConvGeometry& g = plan->op.geometry;
-    return static_cast<std::int64_t>(plan->instance_of(m_slice)) * g.p() * g.m();
+    return instance_in_memory(m_slice) * plan->op.geometry.p() * plan->op.geometry.m();
   }
 };
 

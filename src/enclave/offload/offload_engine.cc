@@ -23,8 +23,7 @@ constexpr std::chrono::milliseconds kLateCheckInterval{200};
 
 // What --insecure-key-reuse keeps of an operator from batch to batch.
 struct OffloadEngine::KeptWeights {
-  AxisKey n;
-  std::vector<AxisKey> m;
+  std::vector<OperatorKeys> keys;  // by instance; without p
   std::vector<std::vector<std::uint64_t>> weight_id;
   std::vector<std::uint32_t> epoch;  // of the workers that hold them
 };
@@ -124,19 +123,19 @@ void OffloadEngine::deal_by_speed() {
         has_changed || (share > 0) != (dealt > 0) || std::abs(share - dealt) > drift * dealt;
   }
   if (!has_changed) return;
-  PlanOptions options = dealt_;
-  options.workers = workers;
-  auto plan = deal_again(plan_, options);
+  dealt_.workers = workers;
+  auto plan = deal_again(plan_, dealt_);
   // Too little memory is left: the old plan goes on, and what nobody takes is done inside.
   if (!plan.ok()) return;
   for (const OpPlan& op : plan->ops) {
     std::unique_ptr<KeptWeights>& kept = kept_[op.op.index];
-    if (kept == nullptr || op.m_slices == plan_.ops[op.op.index].m_slices) continue;
+    const OpPlan& before = plan_.ops[op.op.index];
+    const bool is_same = op.n_slices == before.n_slices && op.m_slices == before.m_slices;
+    if (kept == nullptr || is_same) continue;
     drop(kept->weight_id);
     kept.reset();
   }
   plan_ = std::move(*plan);
-  dealt_ = std::move(options);
   soundness_.adopt(plan_);
 }
 
@@ -162,8 +161,20 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input,
   call.vectors_retired.assign(plan.m_slices.size(), false);
   call.moments.resize(plan.tiles.size());
   call.units.resize(plan.tiles.size());
+  const ConvGeometry& g = op.geometry;
+  for (std::size_t i = 0; i < plan.n_slices.size(); ++i) {
+    call.partials.emplace_back(static_cast<std::size_t>(g.p() * g.m()));
+  }
   TEMPO_RETURN_IF_ERROR(work_until(call, &OffloadCall::is_complete));
-  if (call.wants_moments) deliver_moments(call);
+  ColumnMoments moments;
+  if (!plan.n_slices.empty()) {
+    const TimeScope scope(*res_.ledger, TimeKind::kDecode);
+    moments = add_partial_outputs(*res_.pool, g.p(), call.partials,
+                                  call.columns_of_outputs({0, g.m()}, 0), call.wants_moments);
+  } else if (call.wants_moments) {
+    moments = joined_moments(call);
+  }
+  if (call.wants_moments) deliver_moments(call, moments);
   close_call(call);
 
   if (mode_ == StepMode::kTraining && op.has_backward()) {
@@ -172,13 +183,13 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input,
   }
   if (keeps_weights(op)) {
     drop(step.input_id);
-    OperatorKeys& keys = step.keys[0];
+    for (OperatorKeys& keys : step.keys) keys.p = AxisKey();
     std::vector<std::uint32_t> epoch;
     for (int w = 0; w < res_.dispatcher->worker_count(); ++w) {
       epoch.push_back(res_.dispatcher->epoch(w));
     }
-    kept_[op.index] = std::make_unique<KeptWeights>(KeptWeights{
-        std::move(keys.n), std::move(keys.m), std::move(step.weight_id), std::move(epoch)});
+    kept_[op.index] = std::make_unique<KeptWeights>(
+        KeptWeights{std::move(step.keys), std::move(step.weight_id), std::move(epoch)});
   } else {
     drop_operands(step);
   }
@@ -187,7 +198,7 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input,
 }
 
 // Tiles of one range of positions have the same count: joins them, then merges in natural order.
-void OffloadEngine::deliver_moments(const OffloadCall& call) {
+ColumnMoments OffloadEngine::joined_moments(const OffloadCall& call) {
   const OpPlan& plan = *call.plan;
   const std::int64_t m = plan.op.geometry.m();
   std::vector<ColumnMoments> joined(plan.p_slices.size());
@@ -205,6 +216,11 @@ void OffloadEngine::deliver_moments(const OffloadCall& call) {
   for (const ColumnMoments& part : joined) {
     all.merge(part.count, part.mean.data(), part.m2.data());
   }
+  return all;
+}
+
+void OffloadEngine::deliver_moments(const OffloadCall& call, const ColumnMoments& all) {
+  const std::int64_t m = call.plan->op.geometry.m();
   std::int64_t at = 0;
   call.for_each_part({0, m}, [&](std::size_t k, std::int64_t, std::int64_t features, std::int64_t) {
     if (ColumnMoments* moments = call.outputs[k].moments; moments != nullptr) {
@@ -323,8 +339,10 @@ std::unique_ptr<OperatorStep> OffloadEngine::make_step(const OpPlan& plan) {
   step->input_id.assign(plan.p_slices.size(), std::vector<std::uint64_t>(workers, kNotResident));
   const KeptWeights* const kept = keeps_weights(op) ? kept_[op.index].get() : nullptr;
   if (kept != nullptr) {
-    step->keys[0].n = kept->n;
-    step->keys[0].m = kept->m;
+    for (std::size_t i = 0; i < kept->keys.size(); ++i) {
+      step->keys[i].n = kept->keys[i].n;
+      step->keys[i].m = kept->keys[i].m;
+    }
     for (std::size_t slice = 0; slice < kept->weight_id.size(); ++slice) {
       for (std::size_t w = 0; w < kept->epoch.size(); ++w) {
         if (kept->epoch[w] != res_.dispatcher->epoch(static_cast<int>(w))) continue;
@@ -350,7 +368,9 @@ std::unique_ptr<OperatorStep> OffloadEngine::make_step(const OpPlan& plan) {
   return step;
 }
 
-// Every instance has keys of its own: shared ones would link heads and samples.
+// Every instance has keys of its own: shared ones would link heads and samples. So has every
+// n-slice: whoever sees them all learns no more than from keys that they share, since he could turn
+// these into others himself.
 void OffloadEngine::draw_operator_keys(const OpPlan& plan, OperatorStep& step) {
   const ConvGeometry& g = plan.op.geometry;
   const std::size_t p_each = plan.p_slices.size() / plan.instance_count();
@@ -360,10 +380,16 @@ void OffloadEngine::draw_operator_keys(const OpPlan& plan, OperatorStep& step) {
   for (std::size_t i = 0; i < plan.m_slices_each(); ++i) {
     m_sizes.push_back(static_cast<std::size_t>(plan.m_slices[i].size()));
   }
+  std::vector<std::size_t> n_sizes;
+  for (const Slice& slice : plan.n_slices) {
+    n_sizes.push_back(static_cast<std::size_t>(slice.size()));
+  }
+  std::vector<std::vector<std::uint32_t>> subsets = deal_indices(*res_.random, n_sizes);
   for (std::size_t i = 0; i < plan.instance_count(); ++i) {
     step.keys.push_back(draw_keys(options_.plan.scheme, *res_.random, options_.coefficients,
-                                  static_cast<std::size_t>(g.n()), static_cast<std::size_t>(g.p()),
-                                  m_sizes));
+                                  static_cast<std::size_t>(plan.in_features(i)),
+                                  static_cast<std::size_t>(g.p()), m_sizes));
+    if (!subsets.empty()) step.keys.back().n.subset = std::move(subsets[i]);
     for (TileRows& rows : make_tile_rows(g, step.keys.back().p, p_slices)) {
       step.rows.push_back(std::move(rows));
     }

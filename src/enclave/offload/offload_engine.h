@@ -99,7 +99,8 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
   Status close_step();
   void carry(OffloadCall& call);
   void adopt_workers(OffloadCall& call) const;
-  static void deliver_moments(const OffloadCall& call);
+  static ColumnMoments joined_moments(const OffloadCall& call);
+  static void deliver_moments(const OffloadCall& call, const ColumnMoments& all);
   bool keeps_weights(const LinearOp& op) const {
     return options_.reuses_keys && mode_ == StepMode::kInference && !op.of_activations;
   }
@@ -142,7 +143,8 @@ class OffloadEngine final : public LinearEngine, private CompletionSink {
 
   Plan plan_;
   const EngineOptions options_;
-  PlanOptions dealt_;  // options_.plan with the workers as they were when work was last dealt
+  // options_.plan with the workers as they were when work was last dealt, or did not fit them.
+  PlanOptions dealt_;
   const EngineResources res_;
   IdleWork* idle_work_ = nullptr;
   StepMode mode_ = StepMode::kTraining;

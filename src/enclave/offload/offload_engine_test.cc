@@ -21,10 +21,13 @@ constexpr std::uint64_t kSharedBytes = std::uint64_t{16} << 20;
 
 class Job {
  public:
+  Job(const std::vector<Layer>& geometries, FakeLink& link, ParallelismChoice parallelism)
+      : Job(geometries, Scheme::kTempo, link, TamperPolicy::kQuarantine, 2000, true, true, false,
+            false, parallelism) {}
   Job(const std::vector<Layer>& geometries, Scheme scheme, FakeLink& link,
       TamperPolicy on_tamper = TamperPolicy::kQuarantine, int patience_ms = kUsualPatienceMs,
       bool needs_weight_gradient = true, bool needs_input_gradient = true, bool reuses_keys = false,
-      bool keeps_shares = false)
+      bool keeps_shares = false, ParallelismChoice parallelism = ParallelismChoice::kAuto)
       : pool_(2),
         local_(pool_, ledger_),
         dispatcher_(link, stats_, ledger_,
@@ -34,6 +37,7 @@ class Job {
     PlanOptions options;
     options.scheme = scheme;
     options.policy = OffloadPolicy::kAll;
+    options.parallelism = {{"", parallelism}};
     for (const WorkerInfo& worker : link.workers()) {
       options.workers.push_back({worker.memory_limit_bytes});
     }
@@ -142,13 +146,20 @@ std::vector<Layer> all_geometries() {
           Layer::product(1, 33, 20, 7)};
 }
 
-class EveryScheme : public testing::TestWithParam<std::tuple<Scheme, int>> {};
+class EveryScheme : public testing::TestWithParam<std::tuple<Scheme, int, ParallelismChoice>> {
+ protected:
+  static Job job_of(const std::vector<Layer>& layers, FakeLink& link) {
+    const auto [scheme, workers, parallelism] = GetParam();
+    return {layers, scheme, link,       TamperPolicy::kQuarantine, 2000, true, true,
+            false,  false,  parallelism};
+  }
+};
 
 TEST_P(EveryScheme, GivesWhatTheLocalEngineGives) {
-  const auto [scheme, workers] = GetParam();
+  const int workers = std::get<1>(GetParam());
   const auto geometries = all_geometries();
   FakeLink link(workers, kSharedBytes);
-  Job job(geometries, scheme, link);
+  Job job = job_of(geometries, link);
   for (const bool accumulate : {false, true}) {
     const bool overlaps = accumulate;
     std::vector<Tensors> got(geometries.begin(), geometries.end());
@@ -168,10 +179,10 @@ TEST_P(EveryScheme, GivesWhatTheLocalEngineGives) {
 }
 
 TEST_P(EveryScheme, MovesTheBytesThatThePlanSays) {
-  const auto [scheme, workers] = GetParam();
+  const int workers = std::get<1>(GetParam());
   const auto geometries = all_geometries();
   FakeLink link(workers, kSharedBytes);
-  Job job(geometries, scheme, link);
+  Job job = job_of(geometries, link);
   std::vector<Tensors> tensors(geometries.begin(), geometries.end());
   ASSERT_TRUE(job.step(tensors).ok());
   EXPECT_EQ(job.stats().bytes_to_workers, job.engine().plan().bytes_to_workers);
@@ -185,15 +196,24 @@ TEST_P(EveryScheme, MovesTheBytesThatThePlanSays) {
 
 INSTANTIATE_TEST_SUITE_P(Schemes, EveryScheme,
                          testing::Combine(testing::Values(Scheme::kPlain, Scheme::kTempo),
-                                          testing::Values(1, 2, 3)));
+                                          testing::Values(1, 2, 3, 4),
+                                          testing::Values(ParallelismChoice::kAuto,
+                                                          ParallelismChoice::kData,
+                                                          ParallelismChoice::kOutFeatures,
+                                                          ParallelismChoice::kInFeatures)));
 
-TEST(OffloadEngine, InferenceLeavesNothingBehind) {
+class EveryCut : public testing::TestWithParam<ParallelismChoice> {};
+
+INSTANTIATE_TEST_SUITE_P(Cuts, EveryCut,
+                         testing::Values(ParallelismChoice::kAuto, ParallelismChoice::kInFeatures));
+
+TEST_P(EveryCut, InferenceLeavesNothingBehind) {
   const std::vector<Layer> geometries{conv(4, 8, 8, 16, 3, 1, 1),
                                       fully_connected(4, 64, 48),
                                       {fully_connected(4, 64, 0), {20, 40}},
                                       Layer::product(3, 20, 12, 17)};
   FakeLink link(2, kSharedBytes);
-  Job job(geometries, Scheme::kTempo, link);
+  Job job(geometries, link, GetParam());
   std::vector<Tensors> tensors(geometries.begin(), geometries.end());
   std::vector<Tensors> want(geometries.begin(), geometries.end());
   job.reference_step(want);
@@ -223,13 +243,14 @@ struct Inference {
 };
 
 // Three batches, each of other inputs; outputs are held against the local engine's.
-Inference infer_three_batches(FakeLink& link, bool reuses_keys) {
+Inference infer_three_batches(FakeLink& link, bool reuses_keys,
+                              ParallelismChoice parallelism = ParallelismChoice::kAuto) {
   const auto& geometries = inferred_geometries();
   link.record = true;
   Inference seen;
   {
     Job job(geometries, Scheme::kTempo, link, TamperPolicy::kQuarantine, 2000, true, true,
-            reuses_keys);
+            reuses_keys, false, parallelism);
     const std::vector<Tensors> model(geometries.begin(), geometries.end());
     for (unsigned batch = 0; batch < 3; ++batch) {
       EXPECT_TRUE(job.engine().begin_step(StepMode::kInference).ok());
@@ -250,8 +271,11 @@ Inference infer_three_batches(FakeLink& link, bool reuses_keys) {
     EXPECT_EQ(link.resident(0) + link.resident(1), 0U) << "dropped with the engine";
   }
   for (const FakeLink::Received& received : link.received) {
-    // W' of the convolution has 20 rows, those of the layer 24 each; X' have others.
-    const bool is_weights = received.task.rows == 20 || received.task.rows == 24;
+    // W' of the convolution has 20 rows, those of the layer are 24x64 or 48x32; X' have others.
+    // With one worker left, that of the layer is dealt out anew, as one: not what this is about.
+    const Task& task = received.task;
+    const bool is_weights =
+        task.rows == 20 || task.rows == 24 || (task.rows == 48 && task.cols == 32);
     if (is_weights) {
       seen.weights.push_back(received.payload);
     } else {
@@ -265,14 +289,18 @@ std::size_t distinct(const std::vector<std::vector<float>>& payloads) {
   return std::set(payloads.begin(), payloads.end()).size();
 }
 
-TEST(KeyReuse, PutsWeightsOnceAWorkerAndChecksEveryProduct) {
+class KeyReuse : public EveryCut {};
+INSTANTIATE_TEST_SUITE_P(Cuts, KeyReuse,
+                         testing::Values(ParallelismChoice::kAuto, ParallelismChoice::kInFeatures));
+
+TEST_P(KeyReuse, PutsWeightsOnceAWorkerAndChecksEveryProduct) {
   FakeLink fresh_link(2, kSharedBytes);
-  const Inference fresh = infer_three_batches(fresh_link, false);
+  const Inference fresh = infer_three_batches(fresh_link, false, GetParam());
   // Both workers have W' of the convolution, and one slice of the layer's each.
   EXPECT_EQ(fresh.weights.size(), 3U * 4U);
   EXPECT_EQ(distinct(fresh.weights), 3U * 3U) << "encoded afresh for every batch";
   FakeLink reused_link(2, kSharedBytes);
-  const Inference reused = infer_three_batches(reused_link, true);
+  const Inference reused = infer_three_batches(reused_link, true, GetParam());
   EXPECT_EQ(reused.weights.size(), 4U);
   EXPECT_EQ(distinct(reused.weights), 3U);
   EXPECT_EQ(reused.inputs.size(), fresh.inputs.size());
@@ -280,12 +308,12 @@ TEST(KeyReuse, PutsWeightsOnceAWorkerAndChecksEveryProduct) {
 }
 
 // What goes to another worker when one is lost, in whichever batch, is what was sent before.
-TEST(KeyReuse, SendsTheSameBytesAfterALoss) {
+TEST_P(KeyReuse, SendsTheSameBytesAfterALoss) {
   for (int fatal_task = 1; fatal_task < 40; ++fatal_task) {
     FakeLink link(2, kSharedBytes);
     int seen_tasks = 0;
     link.loses_worker = [&](const Task&) { return ++seen_tasks == fatal_task; };
-    const Inference seen = infer_three_batches(link, true);
+    const Inference seen = infer_three_batches(link, true, GetParam());
     ASSERT_GT(seen_tasks, fatal_task);
     EXPECT_LE(distinct(seen.weights), 3U) << "lost at task " << fatal_task;
     EXPECT_LE(seen.weights.size(), 5U);
@@ -293,7 +321,7 @@ TEST(KeyReuse, SendsTheSameBytesAfterALoss) {
 }
 
 // The flag is for predictions alone.
-TEST(KeyReuse, NeverHappensInTraining) {
+TEST(KeyReuseFlag, NeverHappensInTraining) {
   const std::vector<Layer> geometries{fully_connected(4, 64, 48)};
   FakeLink link(1, kSharedBytes);
   link.record = true;
@@ -319,7 +347,7 @@ std::size_t distinct_payloads(const FakeLink& link) {
 // Whatever task a worker dies on, the step's results are those of an undisturbed one, and what is
 // sent again is byte for byte what was sent before: two encodings of one operand would be more than
 // an undisturbed step shows.
-TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
+TEST_P(EveryCut, SurvivesALostWorkerAtEveryTask) {
   const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 1, 1),
                                       fully_connected(16, 60, 40),
                                       {fully_connected(16, 30, 0), {20, 12, 16}},
@@ -331,7 +359,7 @@ TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
     FakeLink link(2, kSharedBytes);
     link.record = true;
     link.loses_worker = [&](const Task&) { return ++tasks == 0; };
-    Job job(geometries, Scheme::kTempo, link);
+    Job job(geometries, link, GetParam());
     ASSERT_TRUE(job.step(want).ok());
     payloads = distinct_payloads(link);
   }
@@ -341,7 +369,7 @@ TEST(OffloadEngine, SurvivesALostWorkerAtEveryTask) {
     link.record = true;
     int seen = 0;
     link.loses_worker = [&](const Task&) { return ++seen == fatal_task; };
-    Job job(geometries, Scheme::kTempo, link);
+    Job job(geometries, link, GetParam());
     std::vector<Tensors> got(geometries.begin(), geometries.end());
     const Status status = job.step(got);
     ASSERT_TRUE(status.ok()) << fatal_task << ": " << status.error().one_line();
@@ -582,7 +610,7 @@ TEST(OffloadEngine, SendsNoProductsForFrozenWeights) {
   }
 }
 
-TEST(OffloadEngine, GoesOnAloneWithoutWorkers) {
+TEST_P(EveryCut, GoesOnAloneWithoutWorkers) {
   const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 2, 1),
                                       fully_connected(16, 60, 40),
                                       {conv(3, 9, 6, 0, 3, 2, 1), {7, 12}}};
@@ -590,7 +618,7 @@ TEST(OffloadEngine, GoesOnAloneWithoutWorkers) {
     FakeLink link(2, kSharedBytes);
     int seen = 0;
     link.loses_worker = [&](const Task&) { return ++seen >= last_task; };
-    Job job(geometries, Scheme::kTempo, link);
+    Job job(geometries, link, GetParam());
     std::vector<Tensors> got(geometries.begin(), geometries.end());
     std::vector<Tensors> want(geometries.begin(), geometries.end());
     ASSERT_TRUE(job.step(got).ok());
@@ -641,7 +669,7 @@ TEST(OffloadEngine, SendsTheInputOfAStackOnce) {
 }
 
 // One element of one product is off by 1 % of its column's rms; every product of a step in turn.
-TEST(OffloadEngine, CatchesACheatInEveryProduct) {
+TEST_P(EveryCut, CatchesACheatInEveryProduct) {
   const std::vector<Layer> geometries{conv(4, 12, 8, 16, 3, 1, 1),
                                       fully_connected(16, 60, 40),
                                       {fully_connected(16, 30, 0), {20, 12, 16}},
@@ -651,7 +679,7 @@ TEST(OffloadEngine, CatchesACheatInEveryProduct) {
   {
     FakeLink link(3, kSharedBytes);
     link.after_multiply = [&](const Task&, std::vector<float>&) { ++products; };
-    Job job(geometries, Scheme::kTempo, link);
+    Job job(geometries, link, GetParam());
     ASSERT_TRUE(job.step(want).ok());
   }
   for (int cheated = 1; cheated <= products; ++cheated) {
@@ -671,7 +699,7 @@ TEST(OffloadEngine, CatchesACheatInEveryProduct) {
       }
       out[row * task.cols + column] += static_cast<float>(0.3 * std::sqrt(squares / task.cols));
     };
-    Job job(geometries, Scheme::kTempo, link);
+    Job job(geometries, link, GetParam());
     std::vector<Tensors> got(geometries.begin(), geometries.end());
     const Status status = job.step(got);
     ASSERT_TRUE(status.ok()) << status.error().one_line();
@@ -1025,6 +1053,83 @@ TEST(OffloadEngine, AbortsOnTamperWhenAsked) {
   EXPECT_EQ(status.error().code, ErrorCode::kTampered);
 }
 
+// ---- slices of in-features ---------------------------------------------------------------------
+
+TEST(InFeatures, SharesFollowSpeed) {
+  const std::vector<Layer> layers{fully_connected(32, 448, 64)};
+  FakeLink link(3, kSharedBytes);
+  link.ns_per_multiply_add = {4, 2, 1};
+  Job job(layers, link, ParallelismChoice::kInFeatures);
+  for (int step = 0; step < 6; ++step) {
+    std::vector<Tensors> got(layers.begin(), layers.end());
+    std::vector<Tensors> want(layers.begin(), layers.end());
+    ASSERT_TRUE(job.step(got).ok());
+    job.reference_step(want);
+    expect_same(got[0], want[0], "step " + std::to_string(step));
+  }
+  const OpPlan& op = job.engine().plan().ops[0];
+  ASSERT_EQ(op.n_slices.size(), 3U);
+  for (int i = 0; i < 3; ++i) EXPECT_NEAR(op.in_features(i), 64 << i, 0.15 * (64 << i));
+}
+
+// Both workers hold less than W': each has the columns of its slice.
+TEST(InFeatures, SendsAgainWhatAWorkerCannotKeep) {
+  const std::vector<Layer> layers{fully_connected(16, 256, 40), fully_connected(16, 300, 40)};
+  FakeLink roomy(2, kSharedBytes);
+  const Plan kept = Job(layers, roomy, ParallelismChoice::kInFeatures).engine().plan();
+  FakeLink link(2, kSharedBytes, kept.resident_bytes[0] - 1);
+  link.record = true;
+  Job job(layers, link, ParallelismChoice::kInFeatures);
+  const Plan& plan = job.engine().plan();
+  EXPECT_FALSE(plan.ops[0].keeps_operands && plan.ops[1].keeps_operands);
+  std::vector<Tensors> got(layers.begin(), layers.end());
+  std::vector<Tensors> want(layers.begin(), layers.end());
+  ASSERT_TRUE(job.step(got).ok());
+  job.reference_step(want);
+  for (int i = 0; i < 2; ++i) expect_same(got[i], want[i], job.ops()[i].name);
+  EXPECT_EQ(job.stats().bytes_to_workers, plan.bytes_to_workers);
+  std::size_t again = 0;
+  for (const OpPlan& op : plan.ops) {
+    if (!op.keeps_operands) again += op.p_slices.size() + op.m_slices.size();
+  }
+  EXPECT_EQ(link.received.size(), distinct_payloads(link) + again);
+}
+
+// A result of its own for every n-slice; what a liar's rows would have added is not in the sum.
+TEST(InFeatures, AWrongPartIsDoneAgainAndAddedOnce) {
+  const std::vector<Layer> layers{fully_connected(24, 90, 33)};
+  for (const bool is_alone : {false, true}) {  // afterwards: the enclave does it
+    FakeLink link(is_alone ? 1 : 3, kSharedBytes);
+    link.after_multiply = [](const Task& task, std::vector<float>& out) {
+      if (task.worker != 0) return;
+      for (std::uint32_t row = 0; row < task.rows; row += 2) out[row * task.cols] += 1;
+    };
+    Job job(layers, link, ParallelismChoice::kInFeatures);
+    std::vector<Tensors> got(layers.begin(), layers.end());
+    std::vector<Tensors> want(layers.begin(), layers.end());
+    ASSERT_TRUE(job.step(got).ok());
+    job.reference_step(want);
+    expect_same(got[0], want[0], is_alone ? "alone" : "others");
+    EXPECT_EQ(job.stats().checks_failed, 1U);
+  }
+}
+
+// Also with rows of both gradients that had passed before the rest was refused.
+TEST(InFeatures, DoesInsideWhatNoCheckCanWeigh) {
+  const std::vector<Layer> layers{fully_connected(24, 90, 33)};
+  FakeLink link(2, kSharedBytes);
+  Job job(layers, link, ParallelismChoice::kInFeatures);
+  std::vector<Tensors> got(layers.begin(), layers.end());
+  for (float& x : got[0].input) x *= 1e25F;
+  std::vector<Tensors> want = got;
+  ASSERT_TRUE(job.step(got).ok());
+  job.reference_step(want);
+  EXPECT_EQ(job.stats().checks_failed, 0U);
+  for (std::size_t i = 0; i < want[0].output.size(); ++i) {
+    ASSERT_NEAR(got[0].output[i] * 1e-25, want[0].output[i] * 1e-25, 1e-4) << i;
+  }
+}
+
 // ---- what leaves the enclave -------------------------------------------------------------------
 
 std::set<float> values_of(const std::vector<float>& values) {
@@ -1161,6 +1266,78 @@ TEST(WhatLeaves, EveryInstanceHasKeysOfItsOwn) {
   EXPECT_EQ(n_keys.size(), 6U);
   EXPECT_EQ(p_keys.size(), 6U);
   EXPECT_EQ(m_keys.size(), 6U);
+}
+
+// Under `plain`, inputs that are equal down a column show which in-features a slice has.
+TEST(WhatLeaves, SlicesOfInFeaturesAreRandomSubsets) {
+  constexpr int kInputs = 240;
+  const std::vector<Layer> layers{fully_connected(32, kInputs, 20)};
+  FakeLink link(3, kSharedBytes);
+  link.record = true;
+  Job job(layers, Scheme::kPlain, link, TamperPolicy::kQuarantine, 2000, true, true, false, false,
+          ParallelismChoice::kInFeatures);
+  std::vector<Tensors> tensors(layers.begin(), layers.end());
+  for (std::size_t i = 0; i < tensors[0].input.size(); ++i) {
+    tensors[0].input[i] = static_cast<float>(i % kInputs);
+  }
+  std::set<std::set<float>> subsets;  // of both steps
+  for (int step = 0; step < 2; ++step) {
+    link.received.clear();
+    ASSERT_TRUE(job.step(tensors).ok());
+    std::set<std::set<float>> of_step;
+    std::set<float> all;
+    for (const FakeLink::Received& received : link.received) {
+      if (received.task.rows != 32 || received.task.cols != kInputs / 3) continue;
+      const std::set<float> columns(received.payload.begin(),
+                                    received.payload.begin() + received.task.cols);
+      EXPECT_EQ(columns.size(), received.task.cols);
+      EXPECT_GT(*columns.rbegin() - *columns.begin(), 2 * kInputs / 3) << "not one after the other";
+      of_step.insert(columns);
+      all.insert(columns.begin(), columns.end());
+    }
+    EXPECT_EQ(of_step.size(), 3U);
+    EXPECT_EQ(all.size(), static_cast<std::size_t>(kInputs)) << "each in-feature is in one slice";
+    subsets.merge(of_step);
+  }
+  EXPECT_EQ(subsets.size(), 6U) << "others in every step";
+}
+
+// No two slices can be told to be of the same rows: each has keys of its own on all three axes.
+TEST(WhatLeaves, EverySliceOfInFeaturesHasKeysOfItsOwn) {
+  const std::vector<Layer> layers{fully_connected(40, 256, 48)};
+  FakeLink link(4, kSharedBytes);
+  link.record = true;
+  Job job(layers, link, ParallelismChoice::kInFeatures);
+  std::vector<Tensors> tensors(layers.begin(), layers.end());
+  for (Tensors& t : tensors) {
+    std::fill(t.input.begin(), t.input.end(), 1.0F);
+    std::fill(t.weights.begin(), t.weights.end(), 1.0F);
+    std::fill(t.d_output.begin(), t.d_output.end(), 1.0F);
+  }
+  ASSERT_TRUE(job.step(tensors).ok());
+  std::vector<std::vector<float>> n_keys, p_keys, m_keys, gradients;
+  for (const FakeLink::Received& received : link.received) {
+    const Task& task = received.task;
+    std::vector<float> columns, rows;
+    for (std::uint32_t j = 0; j < task.cols; ++j) {
+      columns.push_back(received.payload[j] / received.payload[0]);
+    }
+    for (std::uint32_t i = 0; i < task.rows; ++i) {
+      rows.push_back(received.payload[std::size_t{i} * task.cols] / received.payload[0]);
+    }
+    if (task.rows == 40 && task.cols == 64) {  // X'
+      add_if_new(columns, n_keys);
+      add_if_new(rows, p_keys);
+    } else if (task.rows == 48) {  // W'
+      add_if_new(rows, m_keys);
+    } else if (task.cols == 48) {  // D'
+      add_if_new(columns, gradients);
+    }
+  }
+  EXPECT_EQ(n_keys.size(), 4U);
+  EXPECT_EQ(p_keys.size(), 4U);
+  EXPECT_EQ(m_keys.size(), 4U);
+  EXPECT_EQ(gradients.size(), 4U);
 }
 
 TEST(WhatLeaves, EqualOperandsUnderFreshKeysAreUncorrelated) {

@@ -28,7 +28,7 @@ Task OffloadEngine::weights_task(const OffloadCall& call, int m_slice, int worke
   task.verb = Verb::kPut;
   task.worker = static_cast<std::uint32_t>(worker);
   task.rows = static_cast<std::uint32_t>(call.plan->m_slices[m_slice].size());
-  task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
+  task.cols = static_cast<std::uint32_t>(call.plan->in_features_of(m_slice));
   return task;
 }
 
@@ -62,7 +62,7 @@ bool OffloadEngine::ensure_input(OffloadCall& call, int unit, int tile_index,
   task.verb = Verb::kPut;
   task.worker = static_cast<std::uint32_t>(worker);
   task.rows = static_cast<std::uint32_t>(rows.size());
-  task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
+  task.cols = static_cast<std::uint32_t>(call.plan->in_features_of(tile.m_slice));
   std::optional<Slot> slot;
   if (is_missing) {
     slot = res_.dispatcher->reserve(task.payload_bytes());
@@ -134,7 +134,7 @@ bool OffloadEngine::issue_output(OffloadCall& call, int unit, std::uint32_t gene
   }
   res_.dispatcher->submit(task, std::nullopt, reply, this,
                           note(call, NoteKind::kOutput, unit, unit, generation),
-                          work_of(task, call.plan->op.geometry.n()));
+                          work_of(task, call.plan->in_features_of(tile.m_slice)));
   return true;
 }
 
@@ -162,6 +162,7 @@ bool OffloadEngine::issue_gradients(OffloadCall& call, int unit, std::uint32_t g
   const Slice& slice = call.plan->m_slices[group.m_slice];
   const AxisKey& m_key = call.m_key(group.m_slice);
   const TileContext context = call.context(group.m_slice);
+  const auto n = static_cast<std::uint32_t>(context.n_key->size());
   OperatorStep& step = *call.step;
   Unit& asked = call.units[unit];
   const int worker = asked.find(generation)->worker;
@@ -233,7 +234,7 @@ bool OffloadEngine::issue_gradients(OffloadCall& call, int unit, std::uint32_t g
       task.b = step.weight_id[tile.m_slice][worker];
       task.flags = kReturn;
       task.rows = put.rows;
-      task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
+      task.cols = n;
       const std::optional<Slot> reply = res_.dispatcher->reserve(task.reply_bytes());
       if (!reply) return false;
       if (moved_on()) {
@@ -255,7 +256,7 @@ bool OffloadEngine::issue_gradients(OffloadCall& call, int unit, std::uint32_t g
       task.result = sum.id;
       task.flags = kTransposeA | (i > 0 ? kAccumulate : 0U) | (last ? kReturn : kKeep);
       task.rows = static_cast<std::uint32_t>(slice.size());
-      task.cols = static_cast<std::uint32_t>(call.plan->op.geometry.n());
+      task.cols = n;
       std::optional<Slot> reply;
       if (last) {
         reply = res_.dispatcher->reserve(task.reply_bytes());
@@ -292,16 +293,15 @@ void OffloadEngine::compute_output_inside(OffloadCall& call, int unit) {
   const Tile& tile = call.plan->tiles[unit];
   compute_output(call.context(tile.m_slice), call.input_of(tile.m_slice),
                  call.weights(tile.m_slice), call.step->rows[tile.p_slice],
-                 call.output(tile.m_slice), call.wants_moments ? &call.moments[unit] : nullptr);
+                 call.output(tile.m_slice), call.moments_of(unit));
 }
 
 void OffloadEngine::compute_gradients_inside(OffloadCall& call, int unit) {
   const GradientGroup& group = call.plan->groups[unit];
   const TileContext context = call.context(group.m_slice);
-  const auto n = static_cast<std::size_t>(context.geometry->n());
   const WeightRows weights = call.weights(group.m_slice);
   const std::vector<Columns> d_output = call.d_output(group.m_slice);
-  AlignedBuffer<float> sum(call.weight_done[unit] ? 0 : weights.size() * n);
+  AlignedBuffer<float> sum(call.weight_done[unit] ? 0 : weights.size() * context.n_key->size());
   for (const int tile_index : group.tiles) {
     const TileRows& rows = call.step->rows[call.plan->tiles[tile_index].p_slice];
     if (!call.input_done[tile_index]) {
@@ -314,11 +314,8 @@ void OffloadEngine::compute_gradients_inside(OffloadCall& call, int unit) {
     }
   }
   if (call.weight_done[unit]) return;
-  const std::vector<float*> d_weights = call.d_weights(group.m_slice);
-  for (std::size_t a = 0; a < d_weights.size(); ++a) {
-    if (call.weight_applied[unit][a] != 0) continue;
-    for (std::size_t j = 0; j < n; ++j) d_weights[a][j] += sum[a * n + j];
-  }
+  add_weight_gradient(context, sum.data(), call.weight_applied[unit],
+                      call.d_weights(group.m_slice));
   call.weight_done[unit] = true;
 }
 

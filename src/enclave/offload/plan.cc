@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -81,17 +82,10 @@ std::vector<Share> share_out(std::int64_t total, std::int64_t least,
   return shares;
 }
 
-// The smallest matrix is the cheapest one to repeat.
-Parallelism best_parallelism(const LinearOp& op) {
-  if (op.of_activations) return Parallelism::kInstances;
-  return op.geometry.m() <= op.geometry.p() ? Parallelism::kData : Parallelism::kOutFeatures;
-}
-
 // Into how many pieces `rows` positions are cut: they fit their slots and are about as large as
 // tiles should be, and there are several, so that encoding, sending, multiplying and decoding
 // overlap.
-std::int64_t pieces_of(const PlanOptions& options, const ConvGeometry& g, std::int64_t rows) {
-  const std::int64_t width = std::max(g.n(), g.m());
+std::int64_t pieces_of(const PlanOptions& options, std::int64_t width, std::int64_t rows) {
   const std::int64_t fitting = parts_within(rows, width, options.max_slot_bytes);
   const std::int64_t wanted =
       std::max(parts_within(rows, width, std::min(options.tile_bytes, options.max_slot_bytes)),
@@ -113,9 +107,10 @@ void issue_in_turns(OpPlan& plan) {
 
 void deal_positions(const PlanOptions& options, OpPlan& plan) {
   const ConvGeometry& g = plan.op.geometry;
+  const std::int64_t width = std::max(g.n(), g.m());
   plan.m_slices = cut({0, g.m()}, parts_within(g.m(), g.n(), options.max_slot_bytes));
   for (const Share& share : share_out(g.p(), kMinTileRows, options.workers)) {
-    for (const Slice& piece : cut(share.slice, pieces_of(options, g, share.slice.size()))) {
+    for (const Slice& piece : cut(share.slice, pieces_of(options, width, share.slice.size()))) {
       const int p_slice = static_cast<int>(plan.p_slices.size());
       plan.p_slices.push_back(piece);
       for (int m = 0; m < static_cast<int>(plan.m_slices.size()); ++m) {
@@ -127,7 +122,7 @@ void deal_positions(const PlanOptions& options, OpPlan& plan) {
 
 void deal_out_features(const PlanOptions& options, OpPlan& plan) {
   const ConvGeometry& g = plan.op.geometry;
-  plan.p_slices = cut({0, g.p()}, pieces_of(options, g, g.p()));
+  plan.p_slices = cut({0, g.p()}, pieces_of(options, std::max(g.n(), g.m()), g.p()));
   for (const Share& share : share_out(g.m(), kMinSliceFeatures, options.workers)) {
     const std::int64_t parts = parts_within(share.slice.size(), g.n(), options.max_slot_bytes);
     for (const Slice& piece : cut(share.slice, parts)) {
@@ -138,6 +133,32 @@ void deal_out_features(const PlanOptions& options, OpPlan& plan) {
       }
     }
   }
+}
+
+// Adds an instance: every pair of its slices is a tile of `worker`.
+void add_instance(const std::vector<Slice>& p_slices, const std::vector<Slice>& m_slices,
+                  int worker, OpPlan& plan) {
+  const auto first_p = static_cast<int>(plan.p_slices.size());
+  const auto first_m = static_cast<int>(plan.m_slices.size());
+  plan.p_slices.insert(plan.p_slices.end(), p_slices.begin(), p_slices.end());
+  plan.m_slices.insert(plan.m_slices.end(), m_slices.begin(), m_slices.end());
+  for (int p = 0; p < static_cast<int>(p_slices.size()); ++p) {
+    for (int m = 0; m < static_cast<int>(m_slices.size()); ++m) {
+      plan.tiles.push_back({first_p + p, first_m + m, worker});
+    }
+  }
+}
+
+void deal_in_features(const PlanOptions& options, OpPlan& plan) {
+  const ConvGeometry& g = plan.op.geometry;
+  const std::vector<Share> shares = share_out(g.n(), kMinSliceFeatures, options.workers);
+  for (const Share& share : shares) plan.n_slices.push_back(share.slice);
+  const std::int64_t n = plan.widest_input();
+  const std::vector<Slice> p_slices =
+      cut({0, g.p()}, pieces_of(options, std::max(n, g.m()), g.p()));
+  const std::vector<Slice> m_slices =
+      cut({0, g.m()}, parts_within(g.m(), n, options.max_slot_bytes));
+  for (const Share& share : shares) add_instance(p_slices, m_slices, share.worker, plan);
 }
 
 void deal_instances(const PlanOptions& options, OpPlan& plan) {
@@ -161,19 +182,12 @@ void deal_instances(const PlanOptions& options, OpPlan& plan) {
       }
     }
     load[next] += 1;
-    const auto first_p = static_cast<int>(plan.p_slices.size());
-    const auto first_m = static_cast<int>(plan.m_slices.size());
-    plan.p_slices.insert(plan.p_slices.end(), p_slices.begin(), p_slices.end());
-    plan.m_slices.insert(plan.m_slices.end(), m_slices.begin(), m_slices.end());
-    for (int p = 0; p < static_cast<int>(p_slices.size()); ++p) {
-      for (int m = 0; m < static_cast<int>(m_slices.size()); ++m) {
-        plan.tiles.push_back({first_p + p, first_m + m, static_cast<int>(next)});
-      }
-    }
+    add_instance(p_slices, m_slices, static_cast<int>(next), plan);
   }
 }
 
 void deal_tiles(const PlanOptions& options, OpPlan& plan) {
+  plan.n_slices.clear();
   plan.p_slices.clear();
   plan.m_slices.clear();
   plan.tiles.clear();
@@ -183,6 +197,9 @@ void deal_tiles(const PlanOptions& options, OpPlan& plan) {
       break;
     case Parallelism::kOutFeatures:
       deal_out_features(options, plan);
+      break;
+    case Parallelism::kInFeatures:
+      deal_in_features(options, plan);
       break;
     case Parallelism::kInstances:
       deal_instances(options, plan);
@@ -226,7 +243,6 @@ bool keeps_weights(const PlanOptions& options, const LinearOp& op) {
 
 void count_traffic(const PlanOptions& options, OpPlan& plan) {
   const StepMode mode = options.mode;
-  const ConvGeometry& g = plan.op.geometry;
   std::uint64_t to = 0;
   std::uint64_t to_once = 0;
   std::uint64_t from = 0;
@@ -236,7 +252,7 @@ void count_traffic(const PlanOptions& options, OpPlan& plan) {
   for (const Tile& tile : plan.tiles) {
     const auto rows = static_cast<std::uint64_t>(plan.p_slices[tile.p_slice].size());
     const auto features = static_cast<std::uint64_t>(plan.m_slices[tile.m_slice].size());
-    const auto n = static_cast<std::uint64_t>(g.n());
+    const auto n = static_cast<std::uint64_t>(plan.in_features_of(tile.m_slice));
     if (weights.insert({tile.m_slice, tile.worker}).second) {
       (keeps_weights(options, plan.op) ? to_once : operand_elements) += features * n;
     }
@@ -261,7 +277,8 @@ void count_traffic(const PlanOptions& options, OpPlan& plan) {
     if (plan.op.needs_input_gradient) plan.products += tiles;
     for (const GradientGroup& group : plan.groups) {
       if (!plan.op.needs_weight_gradient) break;
-      from += static_cast<std::uint64_t>(plan.m_slices[group.m_slice].size() * g.n());
+      from += static_cast<std::uint64_t>(plan.m_slices[group.m_slice].size() *
+                                         plan.in_features_of(group.m_slice));
       ++plan.products;
     }
   }
@@ -272,6 +289,12 @@ void count_traffic(const PlanOptions& options, OpPlan& plan) {
   plan.bytes_to_workers = to * sizeof(float);
   plan.bytes_to_workers_once = to_once * sizeof(float);
   plan.bytes_from_workers = from * sizeof(float);
+}
+
+std::int64_t key_entries(const OpPlan& plan) {
+  const ConvGeometry& g = plan.op.geometry;
+  const auto instances = static_cast<std::int64_t>(plan.instance_count());
+  return instances * (g.m() + g.p()) + (plan.n_slices.empty() ? instances : 1) * g.n();
 }
 
 void estimate_costs(const PlanOptions& options, OpPlan& plan) {
@@ -286,6 +309,10 @@ void estimate_costs(const PlanOptions& options, OpPlan& plan) {
   const double rounds = kTypicalRounds * options.cost.round_ns;
   // In training, an operand serves two products, each with checks of its own.
   const double checks = options.mode == StepMode::kInference ? rounds : 2 * rounds;
+  // Every n-slice takes its columns from whole rows of X, W and their gradients, and adds to Z.
+  const double gathered = static_cast<double>(plan.n_slices.size()) *
+                          (products * static_cast<double>((g.m() + g.p()) * g.n()) +
+                           static_cast<double>(g.p() * g.m()));
   // What is sent once costs a step its share; no sums are taken over it.
   plan.offloaded_cost_ms =
       (static_cast<double>(plan.bytes_to_workers) / sizeof(float) *
@@ -294,19 +321,85 @@ void estimate_costs(const PlanOptions& options, OpPlan& plan) {
            std::max(1.0, options.products_factor) +
        static_cast<double>(plan.bytes_from_workers) / sizeof(float) *
            (options.cost.decode_ns + rounds) +
-       static_cast<double>(plan.op.instances * (g.m() + g.n() + g.p())) * options.cost.key_ns +
-       static_cast<double>(plan.tasks) * options.cost.task_ns) *
+       static_cast<double>(key_entries(plan)) * options.cost.key_ns +
+       gathered * options.cost.gather_ns + static_cast<double>(plan.tasks) * options.cost.task_ns) *
       1e-6;
 }
 
+// Cuts and deals an operator; all that follows from it alone.
+void lay_out(const PlanOptions& options, Parallelism parallelism, OpPlan& plan) {
+  plan.parallelism = parallelism;
+  plan.keeps_operands = true;
+  deal_tiles(options, plan);
+  if (options.mode == StepMode::kTraining) group_gradients(options.max_gradient_inner, plan);
+  count_traffic(options, plan);
+  estimate_costs(options, plan);
+}
+
+std::size_t workers_of(const OpPlan& plan) {
+  std::set<int> workers;
+  for (const Tile& tile : plan.tiles) workers.insert(tile.worker);
+  return workers.size();
+}
+
+bool names(const ParallelismRule& rule, const LinearOp& op) {
+  return rule.op == op.name || std::any_of(op.parts.begin(), op.parts.end(),
+                                           [&](const auto& part) { return part.name == rule.op; });
+}
+
+std::optional<Parallelism> parallelism_of(ParallelismChoice choice) {
+  switch (choice) {
+    case ParallelismChoice::kAuto:
+      return std::nullopt;
+    case ParallelismChoice::kData:
+      return Parallelism::kData;
+    case ParallelismChoice::kOutFeatures:
+      return Parallelism::kOutFeatures;
+    case ParallelismChoice::kInFeatures:
+      return Parallelism::kInFeatures;
+  }
+  return std::nullopt;
+}
+
+// How the user wants it cut. What names the operator goes before what is for all.
+std::optional<Parallelism> rule_for(const PlanOptions& options, const LinearOp& op) {
+  std::optional<Parallelism> wanted;
+  for (const bool is_for_all : {true, false}) {
+    for (const ParallelismRule& rule : options.parallelism) {
+      if (rule.op.empty() != is_for_all || !(is_for_all || names(rule, op))) continue;
+      wanted = parallelism_of(rule.choice);
+      if (wanted && !can_be_cut(op, *wanted)) wanted.reset();
+    }
+  }
+  return wanted;
+}
+
+// The smallest matrix is the cheapest one to repeat: W or X, or D where that pays for gathering.
+void lay_out_best(const PlanOptions& options, OpPlan& plan) {
+  const LinearOp& op = plan.op;
+  if (op.of_activations) return lay_out(options, Parallelism::kInstances, plan);
+  if (const auto wanted = rule_for(options, op)) return lay_out(options, *wanted, plan);
+  const bool repeats_weights = op.geometry.m() <= op.geometry.p();
+  lay_out(options, repeats_weights ? Parallelism::kData : Parallelism::kOutFeatures, plan);
+  if (!can_be_cut(op, Parallelism::kInFeatures)) return;
+  OpPlan other = plan;
+  lay_out(options, Parallelism::kInFeatures, other);
+  if (workers_of(other) >= workers_of(plan) && other.offloaded_cost_ms < plan.offloaded_cost_ms) {
+    plan = std::move(other);
+  }
+}
+
+bool rows_fit_slots(const PlanOptions& options, const ConvGeometry& g) {
+  return static_cast<std::uint64_t>(std::max(g.n(), g.m())) <=
+         options.max_slot_bytes / sizeof(float);
+}
+
 void place(const PlanOptions& options, OpPlan& plan) {
-  const auto widest_row =
-      static_cast<std::uint64_t>(std::max(plan.op.geometry.n(), plan.op.geometry.m()));
   if (!offloads(options.scheme)) {
     plan.reason = "scheme local";
   } else if (plan.op.geometry.groups > 1) {
     plan.reason = "grouped convolution";
-  } else if (widest_row > options.max_slot_bytes / sizeof(float)) {
+  } else if (!rows_fit_slots(options, plan.op.geometry)) {
     plan.reason = "one row is larger than a slot of the ring";
   } else if (plan.tiles.empty()) {
     plan.reason = "too many products";
@@ -333,16 +426,16 @@ Error unreachable_goal(const OpPlan& plan) {
 
 Status choose_rounds(const PlanOptions& options, const SoundnessGoal& goal, OpPlan& plan) {
   const std::int64_t features = plan.widest_slice();
-  plan.rounds_forward = rounds_needed({plan.op.geometry.n(), features}, goal);
+  const std::int64_t inputs = plan.widest_input();
+  plan.rounds_forward = rounds_needed({inputs, features}, goal);
   if (plan.rounds_forward == 0) return unreachable_goal(plan);
   if (options.mode == StepMode::kInference) return {};
   if (plan.op.needs_input_gradient) {
-    plan.rounds_input_gradient = rounds_needed({features, plan.op.geometry.n()}, goal);
+    plan.rounds_input_gradient = rounds_needed({features, inputs}, goal);
     if (plan.rounds_input_gradient == 0) return unreachable_goal(plan);
   }
   if (!plan.op.needs_weight_gradient) return {};
-  plan.rounds_weight_gradient =
-      rounds_needed({plan.longest_gradient(), plan.op.geometry.n()}, goal);
+  plan.rounds_weight_gradient = rounds_needed({plan.longest_gradient(), inputs}, goal);
   if (plan.rounds_weight_gradient == 0) return unreachable_goal(plan);
   return {};
 }
@@ -352,15 +445,16 @@ struct WorkerLoad {
   std::uint64_t weights = 0;  // bytes of W'
   std::uint64_t inputs = 0;   // of X'
   std::uint64_t others = 0;   // of D' and dW'
+  std::uint64_t operands() const { return weights + inputs; }
 };
 
 WorkerLoad load_of(const OpPlan& op, int worker) {
   WorkerLoad load;
   std::set<int> weights;
   std::set<int> inputs;
-  const auto n = static_cast<std::uint64_t>(op.op.geometry.n()) * sizeof(float);
   for (const Tile& tile : op.tiles) {
     if (tile.worker != worker) continue;
+    const auto n = static_cast<std::uint64_t>(op.in_features_of(tile.m_slice)) * sizeof(float);
     const auto rows = static_cast<std::uint64_t>(op.p_slices[tile.p_slice].size());
     const auto features = static_cast<std::uint64_t>(op.m_slices[tile.m_slice].size());
     if (weights.insert(tile.m_slice).second) load.weights += features * n;
@@ -369,7 +463,9 @@ WorkerLoad load_of(const OpPlan& op, int worker) {
   }
   for (const GradientGroup& group : op.groups) {
     if (group.worker == worker && op.op.needs_weight_gradient) {
-      load.others += static_cast<std::uint64_t>(op.m_slices[group.m_slice].size()) * n;
+      load.others += static_cast<std::uint64_t>(op.m_slices[group.m_slice].size() *
+                                                op.in_features_of(group.m_slice)) *
+                     sizeof(float);
     }
   }
   return load;
@@ -385,7 +481,7 @@ std::uint64_t peak_of(const PlanOptions& options, const Plan& plan,
     const OpPlan& op = plan.ops[i];
     // The next operator's weights come while this one is under way.
     const std::uint64_t ahead = i + 1 < loads.size() ? loads[i + 1].weights : 0;
-    const std::uint64_t operands = load.weights + load.inputs;
+    const std::uint64_t operands = load.operands();
     if (keeps_weights(options, op.op)) {
       kept += load.weights;
       transient = std::max(transient, load.inputs + ahead);
@@ -399,37 +495,79 @@ std::uint64_t peak_of(const PlanOptions& options, const Plan& plan,
   return kept + transient;
 }
 
-// Where operands cannot all stay, the largest are sent a second time.
+// Where operands cannot all stay, the largest are sent a second time. False, with the worker, when
+// it does not hold even what it needs at one time.
+bool fit_worker(const PlanOptions& options, std::size_t worker, Plan& plan) {
+  std::vector<WorkerLoad> loads;
+  for (const OpPlan& op : plan.ops) {
+    loads.push_back(op.offloaded ? load_of(op, static_cast<int>(worker)) : WorkerLoad{});
+  }
+  std::uint64_t& peak = plan.resident_bytes[worker];
+  for (peak = peak_of(options, plan, loads); peak > options.workers[worker].memory_limit_bytes;) {
+    OpPlan* largest = nullptr;
+    std::uint64_t bytes = 0;
+    for (std::size_t i = 0; i < loads.size(); ++i) {
+      const std::uint64_t operands = loads[i].operands();
+      const bool stays = plan.ops[i].keeps_operands && plan.ops[i].op.has_backward() &&
+                         options.mode == StepMode::kTraining;
+      if (!stays || operands <= bytes) continue;
+      largest = &plan.ops[i];
+      bytes = operands;
+    }
+    if (largest == nullptr) return false;
+    largest->keeps_operands = false;
+    count_traffic(options, *largest);
+    peak = peak_of(options, plan, loads);
+  }
+  return true;
+}
+
+// Cuts the operator of which `worker` holds the most otherwise, so that it holds less of it. False
+// when none can be.
+bool cut_for_memory(const PlanOptions& options, int worker, Plan& plan) {
+  OpPlan* target = nullptr;
+  OpPlan smaller;
+  std::uint64_t most = 0;
+  for (OpPlan& op : plan.ops) {
+    if (!op.offloaded || rule_for(options, op.op)) continue;
+    const std::uint64_t held = load_of(op, worker).operands();
+    if (held <= most) continue;
+    std::uint64_t least = held;
+    for (const Parallelism parallelism : {Parallelism::kOutFeatures, Parallelism::kInFeatures}) {
+      // Never back to what it was before.
+      if (parallelism <= op.parallelism || !can_be_cut(op.op, parallelism)) continue;
+      OpPlan other = op;
+      lay_out(options, parallelism, other);
+      const std::uint64_t bytes = load_of(other, worker).operands();
+      if (bytes >= least) continue;
+      least = bytes;
+      most = held;
+      target = &op;
+      smaller = std::move(other);
+    }
+  }
+  if (target == nullptr) return false;
+  *target = std::move(smaller);
+  return true;
+}
+
 Status fit_worker_memory(const PlanOptions& options, Plan& plan) {
   plan.resident_bytes.assign(options.workers.size(), 0);
-  for (std::size_t w = 0; w < options.workers.size(); ++w) {
-    std::vector<WorkerLoad> loads;
-    for (const OpPlan& op : plan.ops) {
-      loads.push_back(op.offloaded ? load_of(op, static_cast<int>(w)) : WorkerLoad{});
-    }
-    const std::uint64_t limit = options.workers[w].memory_limit_bytes;
-    std::uint64_t& peak = plan.resident_bytes[w];
-    for (peak = peak_of(options, plan, loads); peak > limit;) {
-      OpPlan* largest = nullptr;
-      std::uint64_t bytes = 0;
-      for (std::size_t i = 0; i < loads.size(); ++i) {
-        const std::uint64_t operands = loads[i].weights + loads[i].inputs;
-        const bool stays = plan.ops[i].keeps_operands && plan.ops[i].op.has_backward() &&
-                           options.mode == StepMode::kTraining;
-        if (!stays || operands <= bytes) continue;
-        largest = &plan.ops[i];
-        bytes = operands;
+  for (std::size_t w = 0; w < options.workers.size();) {
+    if (fit_worker(options, w, plan)) {
+      ++w;
+    } else if (cut_for_memory(options, static_cast<int>(w), plan)) {
+      for (OpPlan& op : plan.ops) {
+        if (!std::exchange(op.keeps_operands, true)) count_traffic(options, op);
       }
-      if (largest == nullptr) {
-        return Error{ErrorCode::kOutOfMemory,
-                     "a worker's memory does not hold its share of an operator",
-                     "worker " + std::to_string(w),
-                     std::to_string(peak >> 20) + " MiB",
-                     std::to_string(limit >> 20) + " MiB",
-                     "use a smaller --batch, more workers, or workers with more memory"};
-      }
-      largest->keeps_operands = false;
-      peak = peak_of(options, plan, loads);
+      w = 0;
+    } else {
+      return Error{ErrorCode::kOutOfMemory,
+                   "a worker's memory does not hold its share of an operator",
+                   "worker " + std::to_string(w),
+                   std::to_string(plan.resident_bytes[w] >> 20) + " MiB",
+                   std::to_string(options.workers[w].memory_limit_bytes >> 20) + " MiB",
+                   "use a smaller --batch, more workers, or workers with more memory"};
     }
   }
   return {};
@@ -447,7 +585,6 @@ EngineBytes engine_bytes_of(const PlanOptions& options, const OpPlan& plan) {
   constexpr std::uint64_t kKeyBytes = 16;  // an entry of an axis: AxisKey
   const bool trains = options.mode == StepMode::kTraining && plan.op.has_backward();
   const ConvGeometry& g = plan.op.geometry;
-  const auto n = static_cast<std::uint64_t>(g.n());
   const auto vectors = [](int rounds, std::uint64_t columns) {  // ProductChecks
     return static_cast<std::uint64_t>(rounds + 1) * columns * sizeof(float);
   };
@@ -455,14 +592,20 @@ EngineBytes engine_bytes_of(const PlanOptions& options, const OpPlan& plan) {
     return static_cast<std::uint64_t>(rounds + 1) * rows * sizeof(double);
   };
   const auto instances = static_cast<std::uint64_t>(plan.instance_count());
-  const std::uint64_t weight_keys = kKeyBytes * instances * (static_cast<std::uint64_t>(g.m()) + n);
-  std::uint64_t step = weight_keys + instances * static_cast<std::uint64_t>(g.p()) *
-                                         (kKeyBytes + 2 * sizeof(std::uint32_t));  // TileRows
-  std::uint64_t forward = 0;
+  const std::uint64_t position_keys = kKeyBytes * instances * static_cast<std::uint64_t>(g.p());
+  const auto slices = static_cast<std::uint64_t>(plan.n_slices.size());
+  const std::uint64_t weight_keys =
+      kKeyBytes * static_cast<std::uint64_t>(key_entries(plan)) - position_keys +
+      (slices > 0 ? sizeof(std::uint32_t) * static_cast<std::uint64_t>(g.n()) : 0);  // subsets
+  std::uint64_t step = weight_keys + position_keys +
+                       instances * static_cast<std::uint64_t>(g.p()) * 2 * sizeof(std::uint32_t);
+  // The products of n-slices wait for each other.
+  std::uint64_t forward = slices * static_cast<std::uint64_t>(g.p() * g.m()) * sizeof(float);
   std::uint64_t backward = 0;
   for (const Tile& tile : plan.tiles) {
     const auto rows = static_cast<std::uint64_t>(plan.p_slices[tile.p_slice].size());
     const auto features = static_cast<std::uint64_t>(plan.m_slices[tile.m_slice].size());
+    const auto n = static_cast<std::uint64_t>(plan.in_features_of(tile.m_slice));
     step += kTileBytes;
     forward += vectors(plan.rounds_forward, n + features) + sums(plan.rounds_forward, rows);
     if (!trains) continue;
@@ -474,6 +617,7 @@ EngineBytes engine_bytes_of(const PlanOptions& options, const OpPlan& plan) {
   if (trains) {
     for (const GradientGroup& group : plan.groups) {
       const auto features = static_cast<std::uint64_t>(plan.m_slices[group.m_slice].size());
+      const auto n = static_cast<std::uint64_t>(plan.in_features_of(group.m_slice));
       if (plan.op.needs_weight_gradient) {
         step += 2 * vectors(plan.rounds_weight_gradient, n);
         backward += sums(plan.rounds_weight_gradient, features);
@@ -505,6 +649,10 @@ std::int64_t OpPlan::widest_slice() const {
   return widest(m_slices);
 }
 
+std::int64_t OpPlan::widest_input() const {
+  return n_slices.empty() ? op.geometry.n() : widest(n_slices);
+}
+
 std::int64_t OpPlan::longest_gradient() const {
   std::int64_t longest = 1;
   for (const GradientGroup& group : groups) longest = std::max(longest, group_inner(*this, group));
@@ -513,20 +661,13 @@ std::int64_t OpPlan::longest_gradient() const {
 
 namespace {
 
-// Everything about the offloaded operators that depends on the workers.
-Result<Plan> deal(Plan plan, const PlanOptions& options) {
-  for (OpPlan& op : plan.ops) {
-    if (!op.offloaded) continue;
-    deal_tiles(options, op);
-    if (options.mode == StepMode::kTraining) group_gradients(options.max_gradient_inner, op);
-    op.keeps_operands = true;
-  }
+// What follows from the shares of all operators together.
+Result<Plan> complete(Plan plan, const PlanOptions& options) {
   TEMPO_RETURN_IF_ERROR(fit_worker_memory(options, plan));
   plan.bytes_to_workers = plan.bytes_to_workers_once = plan.bytes_from_workers = 0;
   plan.products = 0;
-  for (OpPlan& op : plan.ops) {
+  for (const OpPlan& op : plan.ops) {
     if (!op.offloaded) continue;
-    count_traffic(options, op);
     plan.bytes_to_workers += op.bytes_to_workers;
     plan.bytes_to_workers_once += op.bytes_to_workers_once;
     plan.bytes_from_workers += op.bytes_from_workers;
@@ -569,10 +710,25 @@ std::string_view parallelism_name(Parallelism parallelism) {
       return "data";
     case Parallelism::kOutFeatures:
       return "out-features";
+    case Parallelism::kInFeatures:
+      return "in-features";
     case Parallelism::kInstances:
       return "instances";
   }
   return "";
+}
+
+bool can_be_cut(const LinearOp& op, Parallelism parallelism) {
+  switch (parallelism) {
+    case Parallelism::kData:
+    case Parallelism::kOutFeatures:
+      return op.geometry.groups == 1 && !op.of_activations;
+    case Parallelism::kInFeatures:
+      return op.geometry.is_direct() && !op.of_activations;
+    case Parallelism::kInstances:
+      return op.of_activations;
+  }
+  return false;
 }
 
 Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& options) {
@@ -582,16 +738,13 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     OpPlan entry;
     entry.op = op;
     const bool is_countable = !op.of_activations || op.instances <= kMaxInstances - instances;
-    if (offloads(options.scheme) && op.geometry.groups == 1 && is_countable) {
+    if (offloads(options.scheme) && op.geometry.groups == 1 && is_countable &&
+        rows_fit_slots(options, op.geometry)) {
       if (op.of_activations) instances += op.instances;
-      entry.parallelism = best_parallelism(op);
-      deal_tiles(options, entry);
-      if (options.mode == StepMode::kTraining) {
-        group_gradients(options.max_gradient_inner, entry);
-      }
-      count_traffic(options, entry);
+      lay_out_best(options, entry);
+    } else {
+      estimate_costs(options, entry);
     }
-    estimate_costs(options, entry);
     place(options, entry);
     if (entry.offloaded && options.workers.empty()) {
       return Error{ErrorCode::kNoWorker,
@@ -605,11 +758,49 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     if (entry.offloaded) plan.offloaded_multiply_adds += entry.op.multiply_adds();
     plan.ops.push_back(std::move(entry));
   }
-  return deal(std::move(plan), options);
+  return complete(std::move(plan), options);
 }
 
 Result<Plan> deal_again(const Plan& plan, const PlanOptions& options) {
-  return deal(plan, options);
+  Plan again = plan;
+  for (OpPlan& op : again.ops) {
+    if (op.offloaded) lay_out(options, op.parallelism, op);
+  }
+  return complete(std::move(again), options);
+}
+
+Status check_parallelism(const Plan& plan, const std::vector<ParallelismRule>& rules) {
+  for (const ParallelismRule& rule : rules) {
+    const std::optional<Parallelism> wanted = parallelism_of(rule.choice);
+    const OpPlan* named = nullptr;
+    bool fits_any = !rule.op.empty() || !wanted || plan.offloaded_multiply_adds == 0;
+    for (const OpPlan& op : plan.ops) {
+      if (!rule.op.empty() && names(rule, op.op)) named = &op;
+      fits_any = fits_any || (op.offloaded && can_be_cut(op.op, *wanted));
+    }
+    const auto refuse = [&](const char* what, std::string got, const char* next) -> Status {
+      return Error{ErrorCode::kUsage, what, "parallelism", "", std::move(got), next};
+    };
+    const std::string choice(wanted ? parallelism_name(*wanted) : "auto");
+    if (!fits_any) {
+      return refuse("no offloaded operator can be cut so", choice, "choose another, or auto");
+    }
+    if (rule.op.empty()) continue;
+    if (named == nullptr) {
+      return refuse("there is no such linear operator", rule.op, "tempo plan lists them");
+    }
+    if (!named->offloaded) {
+      return refuse("the operator is not offloaded", rule.op + " (" + named->reason + ")",
+                    "use --offload all, or leave it out");
+    }
+    if (wanted && !can_be_cut(named->op, *wanted)) {
+      return refuse(named->op.of_activations
+                        ? "products of activations are dealt out whole"
+                        : "only operators without kernel and stride can be cut by in-features",
+                    rule.op + "=" + choice, "choose another, or auto");
+    }
+  }
+  return {};
 }
 
 }  // namespace tempo

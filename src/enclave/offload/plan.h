@@ -26,6 +26,7 @@ struct CostModel {
   double round_ns = 0.13;          // an element and round of checks
   double key_ns = 50;              // a row or column of a key, and its part of check vectors
   double task_ns = 1500;           // a task of a worker
+  double gather_ns = 0.5;          // an element of a row that an n-slice has columns of
   double local_flops_per_ns = 90;  // dense products inside the enclave
 };
 
@@ -34,9 +35,11 @@ struct CostModel {
 enum class Parallelism {
   kData,         // positions: W' on every worker, dW summed in the enclave
   kOutFeatures,  // X' on every worker, dX summed in the enclave
+  kInFeatures,   // D' on every worker, Z summed in the enclave; only where X is the input itself
   kInstances,    // of products of two activations (heads)
 };
 std::string_view parallelism_name(Parallelism parallelism);
+bool can_be_cut(const LinearOp& op, Parallelism parallelism);
 
 struct PlannedWorker {
   std::uint64_t memory_limit_bytes = 0;
@@ -46,6 +49,8 @@ struct PlannedWorker {
 struct PlanOptions {
   Scheme scheme = Scheme::kTempo;
   OffloadPolicy policy = OffloadPolicy::kAuto;
+  // Those for all operators are for those that can be cut so; of several for one the last counts.
+  std::vector<ParallelismRule> parallelism;
   StepMode mode = StepMode::kTraining;
   std::vector<PlannedWorker> workers;
   std::uint64_t max_slot_bytes = 0;  // of the ring
@@ -82,7 +87,10 @@ struct GradientGroup {
 struct OpPlan {
   LinearOp op;
   bool offloaded = false;
-  std::string reason;           // why it is where it is
+  std::string reason;  // why it is where it is
+  // kInFeatures: of in-features, in an order that is drawn for every step. Each is in all that
+  // follows what an instance is: a product with keys, p-slices, m-slices and tiles of its own.
+  std::vector<Slice> n_slices;
   std::vector<Slice> p_slices;  // of encoded positions; those of one instance follow each other
   std::vector<Slice> m_slices;  // of out-features, natural order; likewise
   std::vector<Tile> tiles;      // in the order in which they are issued
@@ -101,13 +109,21 @@ struct OpPlan {
   std::int64_t products = 0;                // checked products a step
   std::int64_t tasks = 0;                   // of workers, a step
 
-  std::size_t instance_count() const { return static_cast<std::size_t>(op.instances); }
+  std::size_t instance_count() const {
+    return n_slices.empty() ? static_cast<std::size_t>(op.instances) : n_slices.size();
+  }
   std::size_t m_slices_each() const { return m_slices.size() / instance_count(); }
   std::size_t instance_of(int m_slice) const {
     return static_cast<std::size_t>(m_slice) / m_slices_each();
   }
+  // In-features of an instance.
+  std::int64_t in_features(std::size_t instance) const {
+    return n_slices.empty() ? op.geometry.n() : n_slices[instance].size();
+  }
+  std::int64_t in_features_of(int m_slice) const { return in_features(instance_of(m_slice)); }
 
   std::int64_t widest_slice() const;      // out-features
+  std::int64_t widest_input() const;      // in-features of an instance
   std::int64_t longest_gradient() const;  // positions summed in one weight gradient, at most
 };
 
@@ -134,8 +150,13 @@ struct Plan {
 // worker's share does not fit its memory; kUsage when the soundness goal cannot be reached.
 Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& options);
 
-// The same operators, on workers or inside as in `plan`, dealt to options.workers as they are now.
-// Errors as above.
+// The same operators, on workers or inside and cut as in `plan`, dealt to options.workers as they
+// are now. Errors as above.
 Result<Plan> deal_again(const Plan& plan, const PlanOptions& options);
+
+// Error kUsage when a rule names an operator that is unknown, inside, or cannot be cut so, or one
+// for all fits none that is offloaded. Of the plan that a job is about: others of the same job,
+// such as that of a smaller last batch, may keep more operators inside.
+Status check_parallelism(const Plan& plan, const std::vector<ParallelismRule>& rules);
 
 }  // namespace tempo

@@ -34,6 +34,14 @@ ConvGeometry dense(int batch, int in, int out) {
   return g;
 }
 
+LinearOp heads(int index, std::int64_t instances, std::int64_t tokens, std::int64_t width) {
+  LinearOp op = make_op(
+      index, dense(static_cast<int>(tokens), static_cast<int>(width), static_cast<int>(tokens)));
+  op.instances = instances;
+  op.of_activations = true;
+  return op;
+}
+
 PlanOptions options(int workers) {
   PlanOptions o;
   o.workers.resize(workers);
@@ -83,8 +91,8 @@ TEST(Plan, FitsEveryPayloadIntoASlot) {
       make_plan({make_op(0, conv3x3(64, 32, 64, 128)), make_op(1, dense(512, 9216, 4096))}, o);
   ASSERT_TRUE(plan.ok());
   for (const OpPlan& op : plan->ops) {
-    const auto n = op.op.geometry.n();
     for (const Tile& tile : op.tiles) {
+      const auto n = op.in_features_of(tile.m_slice);
       const auto rows = op.p_slices[tile.p_slice].size();
       const auto features = op.m_slices[tile.m_slice].size();
       EXPECT_LE(static_cast<std::uint64_t>(rows * n * 4), o.max_slot_bytes);
@@ -106,6 +114,141 @@ TEST(Plan, ConvolutionsAreDataParallelAndDenseLayersTensorParallel) {
   for (const Tile& tile : plan->ops[1].tiles) EXPECT_EQ(tile.worker, tile.m_slice);
 }
 
+// Every in-feature of every position and out-feature once; each slice is one worker's, and has
+// positions and out-features of its own.
+TEST(Plan, CutsInFeatures) {
+  for (const int workers : {1, 2, 3}) {
+    PlanOptions o = options(workers);
+    o.policy = OffloadPolicy::kAll;
+    o.parallelism = {{"", ParallelismChoice::kInFeatures}};
+    o.max_slot_bytes = std::uint64_t{1} << 16;
+    if (workers == 3) o.workers[1].speed = 2;
+    const auto plan = make_plan({make_op(0, dense(300, 400, 100))}, o);
+    ASSERT_TRUE(plan.ok()) << plan.error().one_line();
+    const OpPlan& op = plan->ops[0];
+    EXPECT_EQ(op.parallelism, Parallelism::kInFeatures);
+    ASSERT_EQ(op.n_slices.size(), static_cast<std::size_t>(workers));
+    if (workers == 3) {
+      EXPECT_EQ(op.in_features(1), 200);
+    }
+    const std::size_t p_each = op.p_slices.size() / op.n_slices.size();
+    std::int64_t volume = 0;
+    for (const Tile& tile : op.tiles) {
+      const std::size_t slice = op.instance_of(tile.m_slice);
+      EXPECT_EQ(static_cast<std::size_t>(tile.p_slice) / p_each, slice);
+      EXPECT_EQ(tile.worker, static_cast<int>(slice));
+      volume += op.p_slices[tile.p_slice].size() * op.m_slices[tile.m_slice].size() *
+                op.in_features(slice);
+    }
+    EXPECT_EQ(volume, op.op.multiply_adds());
+  }
+}
+
+// X' and W' go out once, whoever shares them; D' and Z' cross for every slice.
+TEST(Plan, RepeatsOnlyGradientsOfOutputsForSlicesOfInFeatures) {
+  PlanOptions o = options(4);
+  o.policy = OffloadPolicy::kAll;
+  o.parallelism = {{"", ParallelismChoice::kInFeatures}};
+  const auto plan = make_plan({make_op(0, dense(32, 4096, 1000))}, o);
+  ASSERT_TRUE(plan.ok());
+  const std::uint64_t x = 32 * 4096, w = 4096 * 1000, d = 32 * 1000;
+  EXPECT_EQ(plan->bytes_to_workers, (x + w + 4 * d) * 4);
+  EXPECT_EQ(plan->bytes_from_workers, (x + w + 4 * d) * 4);
+  EXPECT_GE(plan->engine_bytes, 4 * d * 4) << "the parts of Z";
+}
+
+// Where many workers would have a large matrix repeated, gathering columns is cheaper; with few, or
+// where Z is no smaller, it is not, and a convolution cannot be cut so.
+TEST(Plan, AutoCutsInFeaturesWhereThatIsCheaper) {
+  const auto cut_of = [](const ConvGeometry& g, int workers) {
+    PlanOptions o = options(workers);
+    o.policy = OffloadPolicy::kAll;
+    const auto plan = make_plan({make_op(0, g)}, o);
+    EXPECT_TRUE(plan.ok());
+    return plan->ops[0].parallelism;
+  };
+  EXPECT_EQ(cut_of(dense(512, 8192, 640), 8), Parallelism::kInFeatures);
+  EXPECT_EQ(cut_of(dense(512, 8192, 640), 2), Parallelism::kOutFeatures);
+  EXPECT_EQ(cut_of(dense(512, 8192, 640), 1), Parallelism::kOutFeatures);
+  EXPECT_EQ(cut_of(dense(32, 8192, 4096), 8), Parallelism::kOutFeatures);
+  EXPECT_EQ(cut_of(dense(4096, 512, 512), 8), Parallelism::kData);
+  EXPECT_EQ(cut_of(conv3x3(2, 16, 2048, 640), 8), Parallelism::kOutFeatures);
+}
+
+// W' on every worker does not fit beside its gradient; with a slice of it on each, it does.
+TEST(Plan, CutsOtherwiseWhatNoWorkerHolds) {
+  PlanOptions o = options(2);
+  o.policy = OffloadPolicy::kAll;
+  const std::vector<LinearOp> ops = {make_op(0, dense(1024, 2048, 1024)),
+                                     make_op(1, conv3x3(8, 12, 128, 128))};
+  const auto roomy = make_plan(ops, o);
+  ASSERT_TRUE(roomy.ok());
+  ASSERT_EQ(roomy->ops[0].parallelism, Parallelism::kData);
+  for (PlannedWorker& worker : o.workers) worker.memory_limit_bytes = std::uint64_t{20} << 20;
+  const auto tight = make_plan(ops, o);
+  ASSERT_TRUE(tight.ok()) << tight.error().one_line();
+  EXPECT_EQ(tight->ops[0].parallelism, Parallelism::kInFeatures);
+  EXPECT_EQ(tight->ops[1].parallelism, Parallelism::kData);
+  for (const std::uint64_t bytes : tight->resident_bytes) EXPECT_LE(bytes, std::uint64_t{20} << 20);
+  o.parallelism = {{"op0", ParallelismChoice::kData}};
+  const auto ruled = make_plan(ops, o);
+  ASSERT_FALSE(ruled.ok()) << "not against the user's will";
+  EXPECT_EQ(ruled.error().code, ErrorCode::kOutOfMemory);
+}
+
+TEST(Plan, FollowsRules) {
+  PlanOptions o = options(2);
+  o.policy = OffloadPolicy::kAll;
+  LinearOp stack = make_op(2, dense(64, 96, 64));
+  stack.parts = {{"q", 32}, {"k", 32}};
+  const std::vector<LinearOp> ops = {make_op(0, conv3x3(8, 8, 64, 64)),
+                                     make_op(1, dense(64, 96, 64)), stack};
+  o.parallelism = {{"k", ParallelismChoice::kOutFeatures}, {"", ParallelismChoice::kInFeatures}};
+  auto plan = make_plan(ops, o);
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->ops[0].parallelism, Parallelism::kData) << "as without a rule";
+  EXPECT_EQ(plan->ops[1].parallelism, Parallelism::kInFeatures);
+  EXPECT_EQ(plan->ops[2].parallelism, Parallelism::kOutFeatures) << "a name goes before all";
+  EXPECT_TRUE(check_parallelism(*plan, o.parallelism).ok());
+  o.parallelism = {{"op0", ParallelismChoice::kOutFeatures},
+                   {"op1", ParallelismChoice::kOutFeatures},
+                   {"op1", ParallelismChoice::kData}};
+  plan = make_plan(ops, o);
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->ops[0].parallelism, Parallelism::kOutFeatures);
+  EXPECT_EQ(plan->ops[1].parallelism, Parallelism::kData) << "the last one";
+  EXPECT_TRUE(check_parallelism(*plan, o.parallelism).ok());
+  // Dealt again, it is cut as it was.
+  o.workers[0].speed = 3;
+  plan = deal_again(*plan, o);
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->ops[0].parallelism, Parallelism::kOutFeatures);
+  EXPECT_EQ(plan->ops[0].m_slices[0].size(), 48);
+}
+
+TEST(Plan, RefusesRulesThatFitNothing) {
+  PlanOptions o = options(2);
+  const auto plan = make_plan({make_op(0, conv3x3(32, 16, 128, 128)), make_op(1, dense(32, 64, 10)),
+                               heads(2, 128, 512, 256)},
+                              o);
+  ASSERT_TRUE(plan.ok());
+  ASSERT_TRUE(plan->ops[0].offloaded && !plan->ops[1].offloaded && plan->ops[2].offloaded);
+  const auto what = [&](const ParallelismRule& rule) {
+    const Status status = check_parallelism(*plan, {rule});
+    if (status.ok()) return std::string();
+    EXPECT_EQ(status.error().code, ErrorCode::kUsage);
+    return status.error().what;
+  };
+  EXPECT_EQ(what({"op0", ParallelismChoice::kOutFeatures}), "");
+  EXPECT_EQ(what({"op0", ParallelismChoice::kAuto}), "");
+  EXPECT_EQ(what({"", ParallelismChoice::kData}), "");
+  EXPECT_NE(what({"op0", ParallelismChoice::kInFeatures}), "");
+  EXPECT_NE(what({"", ParallelismChoice::kInFeatures}), "");
+  EXPECT_NE(what({"op1", ParallelismChoice::kData}), "");
+  EXPECT_NE(what({"op2", ParallelismChoice::kData}), "");
+  EXPECT_NE(what({"op3", ParallelismChoice::kAuto}), "");
+}
+
 TEST(Plan, AutoKeepsNarrowOperatorsInside) {
   const auto plan =
       make_plan({make_op(0, conv3x3(32, 32, 3, 16)), make_op(1, conv3x3(32, 16, 128, 128)),
@@ -115,14 +258,6 @@ TEST(Plan, AutoKeepsNarrowOperatorsInside) {
   EXPECT_FALSE(plan->ops[0].offloaded);
   EXPECT_TRUE(plan->ops[1].offloaded);
   EXPECT_FALSE(plan->ops[2].offloaded);
-}
-
-LinearOp heads(int index, std::int64_t instances, std::int64_t tokens, std::int64_t width) {
-  LinearOp op = make_op(
-      index, dense(static_cast<int>(tokens), static_cast<int>(width), static_cast<int>(tokens)));
-  op.instances = instances;
-  op.of_activations = true;
-  return op;
 }
 
 TEST(Plan, DealsInstancesToWorkers) {
@@ -202,7 +337,9 @@ TEST(Plan, KeepsInsideWhatNoSlotHolds) {
   EXPECT_TRUE(plan->ops[0].offloaded);
   EXPECT_FALSE(plan->ops[1].offloaded);
   EXPECT_FALSE(plan->ops[2].offloaded);
-  for (const Slice& slice : plan->ops[0].m_slices) EXPECT_EQ(slice.size(), 1);
+  for (const Slice& slice : plan->ops[0].m_slices) {
+    EXPECT_LE(slice.size() * plan->ops[0].widest_input(), 1024);
+  }
 }
 
 // W' crosses with the first batch; a product of activations has none.

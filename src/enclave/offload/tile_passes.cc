@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "base/buffer.h"
 #include "enclave/obfuscation/kernels.h"
@@ -104,6 +105,75 @@ std::vector<float> bias_of(const std::vector<OutputColumns>& columns, std::size_
   }
   return bias;
 }
+
+// The columns of a row that an n-slice has.
+const float* pick(const float* row, const std::vector<std::uint32_t>& columns, float* scratch) {
+  for (std::size_t j = 0; j < columns.size(); ++j) scratch[j] = row[columns[j]];
+  return scratch;
+}
+// The inverse, added.
+void add_to_columns(const float* row, const std::vector<std::uint32_t>& columns, float* to) {
+  for (std::size_t j = 0; j < columns.size(); ++j) to[columns[j]] += row[j];
+}
+
+// Rows of X and of dX; of an n-slice, its columns of them.
+class InputRows {
+ public:
+  explicit InputRows(const TileContext& context)
+      : im2col_{context.geometry}, subset_(context.n_key->subset) {}
+
+  // `scratch`: n_key->size() floats.
+  const float* gather(const float* input, std::int64_t position, float* scratch) const {
+    const float* const row = im2col_.gather(input, position, scratch);
+    return subset_.empty() ? row : pick(row, subset_, scratch);  // only where rows lie in X
+  }
+  void scatter_add(const float* row, std::int64_t position, float* d_input) const {
+    if (subset_.empty()) return im2col_.scatter_add(row, position, d_input);
+    add_to_columns(row, subset_, d_input + position * im2col_.geometry->n());
+  }
+  // dX's row is where it lies.
+  bool is_direct() const { return im2col_.geometry->is_direct() && subset_.empty(); }
+
+ private:
+  const Im2colRows im2col_;
+  const std::vector<std::uint32_t>& subset_;
+};
+
+// Rows of W; of an n-slice, copies of its columns of them. One thread.
+class WeightRow {
+ public:
+  explicit WeightRow(const TileContext& context)
+      : subset_(context.n_key->subset), scratch_(subset_.size()) {}
+  const float* operator()(const float* row) {
+    return subset_.empty() ? row : pick(row, subset_, scratch_.data());
+  }
+
+ private:
+  const std::vector<std::uint32_t>& subset_;
+  AlignedBuffer<float> scratch_;
+};
+
+// W of a slice as products inside want it: rows of each piece follow each other.
+class WeightBlock {
+ public:
+  WeightBlock(const TileContext& context, const WeightRows& weights)
+      : weights_(weights), n_(context.n_key->size()) {
+    const std::vector<std::uint32_t>& subset = context.n_key->subset;
+    if (subset.empty()) return;
+    copy_ = AlignedBuffer<float>(weights.size() * n_);
+    for (std::size_t a = 0; a < weights.size(); ++a) {
+      pick(weights[a], subset, copy_.data() + a * n_);
+    }
+  }
+  const float* row(std::size_t feature) const {
+    return copy_.empty() ? weights_[feature] : copy_.data() + feature * n_;
+  }
+
+ private:
+  const WeightRows& weights_;
+  const std::size_t n_;
+  AlignedBuffer<float> copy_;
+};
 
 // What was found of a row; checked in this pass or not.
 struct RowVerdict {
@@ -261,7 +331,7 @@ std::vector<TileRows> make_tile_rows(const ConvGeometry& geometry, const AxisKey
 
 ProductChecks forward_checks(const TileContext& context, RandomSource& random, int rounds,
                              const WeightRows& weights, const AxisKey& m_key) {
-  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const std::size_t n = context.n_key->size();
   const std::size_t features = weights.size();
   ProductChecks checks;
   checks.rounds = rounds;
@@ -277,10 +347,17 @@ ProductChecks forward_checks(const TileContext& context, RandomSource& random, i
         std::vector<float> partial((rounds + 1) * width);
         std::vector<double> totals((rounds + 1) * width);
         std::array<float, kMaxRounds> row_weights{};
+        const std::vector<std::uint32_t>& subset = context.n_key->subset;
+        AlignedBuffer<float> scratch(subset.empty() ? 0 : width);
         for (std::size_t a = 0; a < features; ++a) {
           for (int k = 0; k < rounds; ++k) row_weights[k] = s[k * features + a];
-          accumulate_columns(weights[a] + begin, width, rounds, row_weights.data(), 1.0F,
-                             partial.data(), partial.data() + rounds * width);
+          const float* row = weights[a] + begin;
+          if (!subset.empty()) {
+            for (std::size_t j = 0; j < width; ++j) scratch[j] = weights[a][subset[begin + j]];
+            row = scratch.data();
+          }
+          accumulate_columns(row, width, rounds, row_weights.data(), 1.0F, partial.data(),
+                             partial.data() + rounds * width);
           if ((a + 1) % kColumnFlushRows == 0)
             flush_to_double(partial.data(), partial.size(), totals.data());
         }
@@ -299,7 +376,7 @@ ProductChecks forward_checks(const TileContext& context, RandomSource& random, i
 
 ProductChecks input_gradient_checks(const TileContext& context, RandomSource& random, int rounds,
                                     const WeightRows& weights) {
-  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const std::size_t n = context.n_key->size();
   const std::size_t features = weights.size();
   ProductChecks checks;
   checks.rounds = rounds;
@@ -314,10 +391,11 @@ ProductChecks input_gradient_checks(const TileContext& context, RandomSource& ra
   context.pool->parallel_for(static_cast<std::int64_t>(features), row_grain(n, 16),
                              [&](std::int64_t begin, std::int64_t end) {
                                std::array<double, kMaxRounds> sums{};
+                               WeightRow row_of_w(context);
                                for (std::int64_t a = begin; a < end; ++a) {
                                  double magnitude = 0;
-                                 check_row(weights[a], n, pointers.row(nullptr), sums.data(),
-                                           &magnitude);
+                                 check_row(row_of_w(weights[a]), n, pointers.row(nullptr),
+                                           sums.data(), &magnitude);
                                  for (int k = 0; k < rounds; ++k) {
                                    checks.operand[k * features + a] = static_cast<float>(sums[k]);
                                  }
@@ -337,11 +415,12 @@ ProductChecks weight_gradient_checks(const TileContext& context, RandomSource& r
 
 void encode_weights(const TileContext& context, const WeightRows& weights, const AxisKey& m_key,
                     std::byte* out) {
-  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const std::size_t n = context.n_key->size();
   context.pool->parallel_for(static_cast<std::int64_t>(weights.size()), row_grain(n, 16),
                              [&](std::int64_t begin, std::int64_t end) {
+                               WeightRow row_of_w(context);
                                for (std::int64_t e = begin; e < end; ++e) {
-                                 encode_row(weights[m_key.permutation[e]], n,
+                                 encode_row(row_of_w(weights[m_key.permutation[e]]), n,
                                             context.n_key->permutation.data(),
                                             context.n_key->reciprocal.data(), m_key.coefficient[e],
                                             CheckRow{}, row_of(out, e, n), nullptr, nullptr);
@@ -352,7 +431,7 @@ void encode_weights(const TileContext& context, const WeightRows& weights, const
 void encode_input(const TileContext& context, const float* input, const TileRows& rows,
                   const ProductChecks* forward, ExpectedRows* expected,
                   const ProductChecks* gradient, InputProjections* projections, std::byte* out) {
-  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const std::size_t n = context.n_key->size();
   const int forward_rounds = forward != nullptr ? forward->rounds : 0;
   const int gradient_rounds = gradient != nullptr ? gradient->rounds : 0;
   RoundPointers pointers;
@@ -367,13 +446,13 @@ void encode_input(const TileContext& context, const float* input, const TileRows
   }
   const CheckRow check =
       pointers.row(forward != nullptr ? forward->operand_squares.data() : nullptr);
-  const Im2colRows im2col{context.geometry};
+  const InputRows x_rows(context);
   context.pool->parallel_for(
       static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
         AlignedBuffer<float> scratch(n);
         std::array<double, 2 * kMaxRounds> sums{};
         for (std::size_t r = rows.chunks[first]; r < rows.chunks[last]; ++r) {
-          const float* row = im2col.gather(input, rows.position[r], scratch.data());
+          const float* row = x_rows.gather(input, rows.position[r], scratch.data());
           double magnitude = 0;
           if (out != nullptr) {
             encode_row(row, n, context.n_key->permutation.data(), context.n_key->coefficient.data(),
@@ -477,7 +556,7 @@ CheckOutcome decode_output(const TileContext& context, const std::byte* reply, c
             const float factor = context.p_key->coefficient[rows.first_encoded + rows.ring_row[r]];
             if (!row_passes(context, row.data(), features, check, factor,
                             expected.sums.data() + r * checks.rounds, expected.magnitude[r],
-                            context.geometry->n(), verdicts[r])) {
+                            static_cast<std::int64_t>(context.n_key->size()), verdicts[r])) {
               continue;
             }
             const bool is_direct = output.size() == 1;
@@ -507,14 +586,14 @@ CheckOutcome decode_input_gradient(const TileContext& context, const std::byte* 
                                    const TileRows& rows, std::int64_t features,
                                    const ProductChecks& checks, const ExpectedRows& expected,
                                    std::vector<std::uint8_t>& applied, float* d_input) {
-  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const std::size_t n = context.n_key->size();
   const AxisKey& key = *context.n_key;
   const std::vector<float> scale = natural_factors(key, key.coefficient);
   RoundPointers pointers;
   pointers.append(checks.result, checks.rounds, n);
   const CheckRow check = pointers.row(checks.result_squares.data());
-  const Im2colRows im2col{context.geometry};
-  const bool direct = context.geometry->is_direct();
+  const InputRows x_rows(context);
+  const bool direct = x_rows.is_direct();
   std::vector<RowVerdict> verdicts(rows.size());
   context.pool->parallel_for(
       static_cast<std::int64_t>(rows.chunk_count()), 1, [&](std::int64_t first, std::int64_t last) {
@@ -536,7 +615,7 @@ CheckOutcome decode_input_gradient(const TileContext& context, const std::byte* 
             } else {
               decode_row(row.data(), n, key.inverse.data(), scale.data(), factor, nullptr, false,
                          natural.data());
-              im2col.scatter_add(natural.data(), rows.position[r], d_input);
+              x_rows.scatter_add(natural.data(), rows.position[r], d_input);
             }
             applied[r] = 1;
           }
@@ -550,7 +629,7 @@ CheckOutcome decode_weight_gradient(const TileContext& context, const std::byte*
                                     const ExpectedRows& expected, std::int64_t inner,
                                     std::vector<std::uint8_t>& applied,
                                     const std::vector<float*>& d_weights) {
-  const auto n = static_cast<std::size_t>(context.geometry->n());
+  const std::size_t n = context.n_key->size();
   const AxisKey& key = *context.n_key;
   const std::vector<float> scale = natural_factors(key, key.reciprocal);
   RoundPointers pointers;
@@ -560,6 +639,7 @@ CheckOutcome decode_weight_gradient(const TileContext& context, const std::byte*
   std::vector<RowVerdict> verdicts(d_weights.size());
   context.pool->parallel_for(features, row_grain(n, 8), [&](std::int64_t begin, std::int64_t end) {
     AlignedBuffer<float> row(n);
+    AlignedBuffer<float> natural(key.subset.size());
     for (std::int64_t e = begin; e < end; ++e) {
       const std::uint32_t a = m_key.permutation[e];
       if (applied[a] != 0) continue;
@@ -570,8 +650,14 @@ CheckOutcome decode_weight_gradient(const TileContext& context, const std::byte*
                       verdicts[a])) {
         continue;
       }
-      decode_row(row.data(), n, key.inverse.data(), scale.data(), factor, nullptr, true,
-                 d_weights[a]);
+      if (key.subset.empty()) {
+        decode_row(row.data(), n, key.inverse.data(), scale.data(), factor, nullptr, true,
+                   d_weights[a]);
+      } else {
+        decode_row(row.data(), n, key.inverse.data(), scale.data(), factor, nullptr, false,
+                   natural.data());
+        add_to_columns(natural.data(), key.subset, d_weights[a]);
+      }
       applied[a] = 1;
     }
   });
@@ -581,9 +667,10 @@ CheckOutcome decode_weight_gradient(const TileContext& context, const std::byte*
 void compute_output(const TileContext& context, const float* input, const WeightRows& weights,
                     const TileRows& rows, const std::vector<OutputColumns>& output,
                     ColumnMoments* moments) {
-  const auto n = static_cast<std::int64_t>(context.geometry->n());
-  const Im2colRows im2col{context.geometry};
+  const auto n = static_cast<std::int64_t>(context.n_key->size());
+  const InputRows x_rows(context);
   AlignedBuffer<float> x(kBlockRows * n);
+  const WeightBlock w(context, weights);
   const auto features = static_cast<std::int64_t>(weights.size());
   const std::vector<float> bias = bias_of(output, weights.size());
   AlignedBuffer<float> z(kBlockRows * features);
@@ -592,13 +679,13 @@ void compute_output(const TileContext& context, const float* input, const Weight
     const std::size_t count = std::min<std::size_t>(kBlockRows, rows.size() - begin);
     for (std::size_t r = 0; r < count; ++r) {
       float* to = x.data() + r * n;
-      const float* row = im2col.gather(input, rows.position[begin + r], to);
+      const float* row = x_rows.gather(input, rows.position[begin + r], to);
       if (row != to) std::copy(row, row + n, to);
     }
     std::size_t at = 0;
     for (const OutputColumns& piece : output) {
       gemm(Transpose::kNo, Transpose::kYes, static_cast<std::int64_t>(count),
-           static_cast<std::int64_t>(piece.width), n, 1.0F, x.data(), n, weights[at], n, 0.0F,
+           static_cast<std::int64_t>(piece.width), n, 1.0F, x.data(), n, w.row(at), n, 0.0F,
            z.data() + at, features);
       at += piece.width;
     }
@@ -618,12 +705,13 @@ void compute_output(const TileContext& context, const float* input, const Weight
 void compute_input_gradient(const TileContext& context, const std::vector<Columns>& d_output,
                             const WeightRows& weights, const TileRows& rows,
                             const std::vector<std::uint8_t>& applied, float* d_input) {
-  const auto n = static_cast<std::int64_t>(context.geometry->n());
-  const Im2colRows im2col{context.geometry};
+  const auto n = static_cast<std::int64_t>(context.n_key->size());
+  const InputRows x_rows(context);
   std::vector<std::uint32_t> open;
   for (std::size_t r = 0; r < rows.size(); ++r) {
     if (applied[r] == 0) open.push_back(rows.position[r]);
   }
+  const WeightBlock w(context, weights);
   AlignedBuffer<float> d(kBlockRows * weights.size());
   AlignedBuffer<float> x(kBlockRows * n);
   for (std::size_t begin = 0; begin < open.size(); begin += kBlockRows) {
@@ -636,11 +724,11 @@ void compute_input_gradient(const TileContext& context, const std::vector<Column
                     d.data() + r * piece.width);
       }
       gemm(Transpose::kNo, Transpose::kNo, static_cast<std::int64_t>(count), n, width, 1.0F,
-           d.data(), width, weights[at], n, at == 0 ? 0.0F : 1.0F, x.data(), n);
+           d.data(), width, w.row(at), n, at == 0 ? 0.0F : 1.0F, x.data(), n);
       at += piece.width;
     }
     for (std::size_t r = 0; r < count; ++r) {
-      im2col.scatter_add(x.data() + r * n, open[begin + r], d_input);
+      x_rows.scatter_add(x.data() + r * n, open[begin + r], d_input);
     }
   }
 }
@@ -648,15 +736,15 @@ void compute_input_gradient(const TileContext& context, const std::vector<Column
 void compute_weight_gradient(const TileContext& context, const float* input,
                              const std::vector<Columns>& d_output, const TileRows& rows,
                              float* sum) {
-  const auto n = static_cast<std::int64_t>(context.geometry->n());
-  const Im2colRows im2col{context.geometry};
+  const auto n = static_cast<std::int64_t>(context.n_key->size());
+  const InputRows x_rows(context);
   AlignedBuffer<float> x(kBlockRows * n);
   AlignedBuffer<float> d;
   for (std::size_t begin = 0; begin < rows.size(); begin += kBlockRows) {
     const std::size_t count = std::min<std::size_t>(kBlockRows, rows.size() - begin);
     for (std::size_t r = 0; r < count; ++r) {
       float* to = x.data() + r * n;
-      const float* row = im2col.gather(input, rows.position[begin + r], to);
+      const float* row = x_rows.gather(input, rows.position[begin + r], to);
       if (row != to) std::copy(row, row + n, to);
     }
     float* to = sum;
@@ -672,6 +760,59 @@ void compute_weight_gradient(const TileContext& context, const float* input,
       to += width * n;
     }
   }
+}
+
+void add_weight_gradient(const TileContext& context, const float* sum,
+                         const std::vector<std::uint8_t>& applied,
+                         const std::vector<float*>& d_weights) {
+  const AxisKey& key = *context.n_key;
+  const std::size_t n = key.size();
+  for (std::size_t a = 0; a < d_weights.size(); ++a) {
+    if (applied[a] != 0) continue;
+    const float* const row = sum + a * n;
+    if (!key.subset.empty()) {
+      add_to_columns(row, key.subset, d_weights[a]);
+    } else {
+      for (std::size_t j = 0; j < n; ++j) d_weights[a][j] += row[j];
+    }
+  }
+}
+
+ColumnMoments add_partial_outputs(ThreadPool& pool, std::int64_t positions,
+                                  const std::vector<AlignedBuffer<float>>& partials,
+                                  const std::vector<OutputColumns>& output, bool wants_moments) {
+  const auto features = std::accumulate(
+      output.begin(), output.end(), std::size_t{0},
+      [](std::size_t sum, const OutputColumns& piece) { return sum + piece.width; });
+  const std::vector<float> bias = bias_of(output, features);
+  const std::int64_t chunks = (positions + kBlockRows - 1) / kBlockRows;
+  std::vector<ColumnMoments> chunk_moments(wants_moments ? chunks : 0);
+  pool.parallel_for(chunks, 1, [&](std::int64_t first, std::int64_t last) {
+    AlignedBuffer<float> row(features);
+    for (std::int64_t c = first; c < last; ++c) {
+      MomentSums sums(wants_moments ? features : 0);
+      for (std::int64_t r = c * kBlockRows; r < std::min((c + 1) * kBlockRows, positions); ++r) {
+        std::copy_n(partials[0].data() + r * features, features, row.data());
+        for (std::size_t i = 1; i < partials.size(); ++i) {
+          const float* const part = partials[i].data() + r * features;
+          for (std::size_t a = 0; a < features; ++a) row[a] += part[a];
+        }
+        for (std::size_t a = 0; a < bias.size(); ++a) row[a] += bias[a];
+        write_row(row.data(), output, r);
+        if (wants_moments) sums.add(row.data());
+      }
+      if (!wants_moments) continue;
+      chunk_moments[c].reset(static_cast<std::int64_t>(features));
+      sums.merge_into(chunk_moments[c]);
+    }
+  });
+  ColumnMoments moments;
+  if (!wants_moments) return moments;
+  moments.reset(static_cast<std::int64_t>(features));
+  for (const ColumnMoments& chunk : chunk_moments) {
+    moments.merge(chunk.count, chunk.mean.data(), chunk.m2.data());
+  }
+  return moments;
 }
 
 }  // namespace tempo

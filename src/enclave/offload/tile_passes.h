@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/buffer.h"
 #include "base/random.h"
 #include "base/thread_pool.h"
 #include "enclave/integrity/freivalds.h"
@@ -79,10 +80,13 @@ struct OutputColumns {
   std::size_t width = 0;
   std::size_t stride = 0;
 };
-// W by the slice's out-features: each a row of n. Those of one Columns follow each other in memory.
+// W by the slice's out-features: each a row of all in-features. Those of one Columns follow each
+// other in memory.
 using WeightRows = std::vector<const float*>;
 
-// One linear operator in one step, as the passes see it. Pointers are borrowed.
+// One linear operator in one step, as the passes see it, or an n-slice of one: n_key->subset then
+// says which columns of X, W and their gradients it has (all tensors are those of the whole
+// operator; geometry->is_direct()). Pointers are borrowed.
 struct TileContext {
   const ConvGeometry* geometry = nullptr;
   const AxisKey* n_key = nullptr;
@@ -170,5 +174,16 @@ void compute_input_gradient(const TileContext& context, const std::vector<Column
 void compute_weight_gradient(const TileContext& context, const float* input,
                              const std::vector<Columns>& d_output, const TileRows& rows,
                              float* sum);
+// Adds the rows of `sum` that are not `applied` to d_weights.
+void add_weight_gradient(const TileContext& context, const float* sum,
+                         const std::vector<std::uint8_t>& applied,
+                         const std::vector<float*>& d_weights);
+
+// ---- the sum over n-slices ----------------------------------------------------------------------
+// Z from the products of all n-slices (positions x out-features each), added in this order, and
+// biases. The moments of the sum, or none.
+ColumnMoments add_partial_outputs(ThreadPool& pool, std::int64_t positions,
+                                  const std::vector<AlignedBuffer<float>>& partials,
+                                  const std::vector<OutputColumns>& output, bool wants_moments);
 
 }  // namespace tempo

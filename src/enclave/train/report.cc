@@ -269,6 +269,7 @@ std::string report_json(const Report& report) {
   json["error"] = error_json(report.error);
   json["scheme"] = printable(spec.scheme);
   json["offload"] = offload_policy_name(spec.offload);
+  json["parallelism"] = spec.parallelism;
   json["model"] = model_json(report.model);
   json["data"] = data_json(report.data, spec.data);
   json["seeds"] = {{"job", spec.seed}};
