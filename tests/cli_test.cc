@@ -204,6 +204,7 @@ TEST_F(CliTest, ErrorsNameTheFlagAndTheHelp) {
   says({"--train-only", std::string(300, 'x')}, "--train-only");
   says({"--parallelism", "fc1"}, "--parallelism");
   says({"--no-such-flag", "0"}, "tempo train --help");
+  EXPECT_NE(run(job("plan", {"--link", "1e9GBps"})).out.find("where: --link;"), std::string::npos);
 }
 
 TEST_F(CliTest, MissingThingsHaveTheirCodes) {

@@ -403,6 +403,35 @@ class RawPeer {
   mutable bool closed_ = false;
 };
 
+// A payload that comes in pieces too small to be worth waking for, for longer than silence may
+// last.
+TEST(Relay, ASlowLinkIsNotASilentOne) {
+  constexpr int kPieces = 16;
+  constexpr std::uint32_t kPieceFloats = 2048;
+  Worker worker;
+  const RawPeer peer(worker.port());
+  peer.say(encode_relay_hello());
+  ASSERT_EQ(peer.hear(kRelayWelcomeBytes).size(), kRelayWelcomeBytes);
+  peer.say(encode_relay_task(put(1, 9, 1, kPieces * kPieceFloats)));
+  const std::vector<float> piece(kPieceFloats, 1.0F);
+  for (int i = 0; i < kPieces; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2 * kRelaySilenceMs / kPieces));
+    peer.say(std::as_bytes(std::span(piece)));
+  }
+  std::optional<Completion> answer;
+  while (!answer) {
+    const auto bytes = peer.hear(kRelayDoneBytes);
+    RelayDoneFrame frame;
+    ASSERT_EQ(bytes.size(), frame.size()) << "the session has ended";
+    std::copy(bytes.begin(), bytes.end(), frame.begin());
+    const auto done = decode_relay_done(frame);
+    ASSERT_TRUE(done);
+    answer = *done;
+  }
+  EXPECT_EQ(answer->request, 1U);
+  EXPECT_EQ(answer->status, TaskStatus::kOk);
+}
+
 TEST(HostileOffloader, IsTurnedAwayAndTheWorkerServesOn) {
   Worker worker;
   std::mt19937 random(3);

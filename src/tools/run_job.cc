@@ -188,12 +188,13 @@ Result<JobResult> JobRun::collect(Status status) {
 
 // "schedule.step_epochs" of a job is the flag --step-epochs. Other texts stay as they are.
 std::string flag_of_key(const std::string& key) {
-  constexpr std::array<std::pair<std::string_view, const char*>, 7> kOtherNames = {{
+  constexpr std::array<std::pair<std::string_view, const char*>, 8> kOtherNames = {{
       {"learning_rate", "--lr"},
       {"deviation", "--std"},
       {"kind", "--schedule"},
       {"format", "--data"},
       {"tee_memory_bytes", "--tee-memory"},
+      {"link_bytes_per_s", "--link"},
       {"t", "--integrity, t"},
       {"e", "--integrity, e"},
   }};

@@ -2,6 +2,7 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -211,6 +212,10 @@ void RelayPump::look_after() {
   const auto now = Clock::now();
   // What was not read is no silence, be it for want of memory or because this process was stopped.
   if (!reading_ || now - looked_ > 4 * kTick) heard_ = now;
+  // A piece of a payload that is not worth waking for yet is a sign of life.
+  if (int queued = 0; ::ioctl(stream_.socket().native_handle(), FIONREAD, &queued) == 0) {
+    if (std::exchange(queued_, queued) != queued) heard_ = now;
+  }
   looked_ = now;
   if (now - heard_ > milliseconds(kRelaySilenceMs)) return fail(lost("the peer is silent"));
   if (now - written_ >= milliseconds(kRelayAliveMs)) {

@@ -67,6 +67,7 @@ class RelayPump : public std::enable_shared_from_this<RelayPump> {
   bool ended_ = false;
   bool reading_ = false;
   int low_water_ = 1;     // SO_RCVLOWAT
+  int queued_ = 0;        // bytes that the socket held at the last look
   bool waiting_ = false;  // for the timer
   // The rest, but for the last, is guarded by the mutex.
   bool writing_ = false;

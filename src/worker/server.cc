@@ -32,7 +32,7 @@ Status serve_offloaders(const std::vector<UnixListener>& listeners, TcpService* 
         break;
       }
       if (Fd socket = listeners[i].accept(); socket.valid()) {
-        end = Session(std::move(socket), executor, device, serving.log_limit(), stop_fd).run();
+        end = Session(std::move(socket), executor, device, serving.served_log(), stop_fd).run();
         executor.clear();
       }
       serving.release();

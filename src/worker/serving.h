@@ -15,11 +15,14 @@ class Serving {
   bool claim() { return !claimed_.exchange(true); }
   void release() { claimed_ = false; }
   bool claimed() const { return claimed_; }
-  LogLimit& log_limit() { return log_limit_; }
+  // One cannot silence what is said of the other.
+  LogLimit& strangers_log() { return strangers_log_; }
+  LogLimit& served_log() { return served_log_; }
 
  private:
   std::atomic<bool> claimed_ = false;
-  LogLimit log_limit_;
+  LogLimit strangers_log_;
+  LogLimit served_log_;
 };
 
 }  // namespace tempo

@@ -48,7 +48,8 @@ SessionEnd Session::run() {
     }
     return SessionEnd::kPeerGone;
   }
-  const auto more = log_limit_.admit();
+  std::optional<std::string> more;
+  if (spdlog::should_log(spdlog::level::info)) more = log_limit_.admit();
   if (more) spdlog::info("serving an off-loader{}", *more);
   const SessionEnd end = serve(*arenas);
   if (more) spdlog::info("the session ends");

@@ -193,6 +193,7 @@ class TcpService::Impl {
   void greet(Tcp::socket socket);
   RelayWelcome answer(std::uint32_t version);
   void greeted(Handshake& handshake, Handshake::Outcome outcome);
+  void say_of_served(const std::string& line);
 
   const TcpServiceOptions options_;
   Serving& serving_;
@@ -268,9 +269,7 @@ RelayWelcome TcpService::Impl::answer(std::uint32_t version) {
 
 void TcpService::Impl::greeted(Handshake& handshake, Handshake::Outcome outcome) {
   if (outcome.stream) {
-    if (const auto more = serving_.log_limit().admit()) {
-      spdlog::info("serving an off-loader at {}{}", handshake.peer(), *more);
-    }
+    say_of_served("serving an off-loader at " + handshake.peer());
     auto session = begin_session(std::move(*outcome.stream), options_.limits, memory_.bytes());
     const std::lock_guard lock(mutex_);
     session_ = std::move(session);
@@ -280,11 +279,16 @@ void TcpService::Impl::greeted(Handshake& handshake, Handshake::Outcome outcome)
     const std::string why = outcome.error ? outcome.error->one_line()
                                           : "another off-loader is served, or it speaks another "
                                             "version of the protocol";
-    if (const auto more = serving_.log_limit().admit()) {
+    if (const auto more = serving_.strangers_log().admit()) {
       spdlog::warn("{} was turned away: {}{}", handshake.peer(), why, *more);
     }
   }
   handshakes_.remove_if([&](const auto& each) { return each.get() == &handshake; });
+}
+
+void TcpService::Impl::say_of_served(const std::string& line) {
+  if (!spdlog::should_log(spdlog::level::info)) return;
+  if (const auto more = serving_.served_log().admit()) spdlog::info("{}{}", line, *more);
 }
 
 SessionEnd TcpService::Impl::serve(TaskExecutor& executor, const Device& device, int stop_fd) {
@@ -313,10 +317,14 @@ SessionEnd TcpService::Impl::serve(TaskExecutor& executor, const Device& device,
       for (; !held.empty() && held.front().until <= now; held.pop_front(), told = true) {
         session->server.finish(held.front().job, held.front().completion);
       }
+    }
+    if (told) session->pump->wake();
+    {
+      // After the answers are on their way: the memory that they free may be what a task waits for.
+      const std::lock_guard lock(session->mutex);
       job = session->server.take();
       session->waiting = !job;
     }
-    if (told) session->pump->wake();
     std::optional<std::chrono::nanoseconds> timeout;
     if (!held.empty()) timeout = held.front().until - now;
     if (job) timeout = std::chrono::nanoseconds(0);
@@ -330,7 +338,7 @@ SessionEnd TcpService::Impl::serve(TaskExecutor& executor, const Device& device,
     }
     const Completion completion = executor.execute(job->task, job->payload, job->reply);
     if (completion.status != TaskStatus::kOk) {
-      if (const auto more = serving_.log_limit().admit()) {
+      if (const auto more = serving_.served_log().admit()) {
         spdlog::warn("task {}: status {}, detail {}{}", job->task.request,
                      static_cast<int>(completion.status), completion.detail, *more);
       }
@@ -338,9 +346,7 @@ SessionEnd TcpService::Impl::serve(TaskExecutor& executor, const Device& device,
     held.push_back({*job, completion, device.done_at()});
   }
   end_session(*session);
-  if (const auto more = serving_.log_limit().admit()) {
-    spdlog::info("the session ends: {}{}", session->ended->what, *more);
-  }
+  say_of_served("the session ends: " + session->ended->what);
   memory_.forget();
   serving_.release();
   return stopped ? SessionEnd::kStopped : SessionEnd::kPeerGone;
