@@ -39,7 +39,8 @@ class Estimator {
     std::uint64_t carried = 0;
     if (late != nullptr && plan->ops[static_cast<std::size_t>(late->index)].offloaded) {
       const ConvGeometry& g = late->geometry;
-      carried = static_cast<std::uint64_t>(g.input_elements() + g.p() * g.m()) * sizeof(float);
+      carried = static_cast<std::uint64_t>(g.input_elements() + g.p() * g.m()) * sizeof(float) +
+                plan->ops[static_cast<std::size_t>(late->index)].kept_bytes;
       late_gradients_ += static_cast<std::uint64_t>(g.m() * g.n()) * sizeof(float);
     }
     engine_ = std::max(engine_, plan->engine_bytes + carried);

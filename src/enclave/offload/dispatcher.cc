@@ -69,7 +69,9 @@ void Dispatcher::retire(EngineEvent event) {
 }
 
 void Dispatcher::record(EngineEvent event) {
-  if (stats_.events.size() == EngineStats::kMaxEvents) {
+  // A worker tampers once: nobody can crowd that out with joins and losses.
+  if (event.kind != EngineEvent::Kind::kTampered &&
+      stats_.events.size() >= EngineStats::kMaxEvents) {
     ++stats_.events_dropped;
     return;
   }
@@ -211,10 +213,11 @@ void Dispatcher::drop(int worker, std::uint64_t first, std::uint64_t last) {
 // The task is no longer outstanding.
 void Dispatcher::settle(const Pending& pending, bool is_done) {
   Worker& worker = workers_[pending.worker];
+  worker.outstanding -= 1;
+  if (pending.epoch != worker.epoch) return;  // it was for the one that was there before
   const Clock::time_point now = now_();
   worker.busy_s += seconds(now - worker.since);
   worker.since = now;
-  worker.outstanding -= 1;
   worker.outstanding_work = worker.outstanding == 0 ? 0 : worker.outstanding_work - pending.work;
   if (!is_done) return;
   worker.work += pending.work;

@@ -48,7 +48,7 @@ struct EngineStats {
   int rounds = 0;            // largest of any product
   double worker_gemm_s = 0;  // the workers' own claim
   std::vector<WorkerStats> workers;
-  std::vector<EngineEvent> events;  // at most kMaxEvents; later ones are only counted
+  std::vector<EngineEvent> events;  // at most kMaxEvents, and refusals; later ones are only counted
   std::uint64_t events_dropped = 0;
   std::vector<ProductSoundness> soundness;
   double checks_planned = 0;  // what the goal was shared between: products and steps of all plans

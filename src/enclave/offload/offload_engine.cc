@@ -125,6 +125,16 @@ void OffloadEngine::deal_by_speed() {
   if (!has_changed) return;
   dealt_.workers = workers;
   auto plan = deal_again(plan_, dealt_);
+  if (!plan.ok()) {  // perhaps because of one that joined
+    PlanOptions without_new = dealt_;
+    double known_speed = 0;
+    for (std::size_t w = 0; w < workers.size(); ++w) {
+      const bool has_share = w < plan_.resident_bytes.size() && plan_.resident_bytes[w] > 0;
+      if (!has_share) without_new.workers[w].speed = 0;
+      known_speed += without_new.workers[w].speed;
+    }
+    if (known_speed > 0) plan = deal_again(plan_, without_new);
+  }
   // Too little memory is left: the old plan goes on, and what nobody takes is done inside.
   if (!plan.ok()) return;
   for (const OpPlan& op : plan->ops) {

@@ -49,9 +49,10 @@ struct Share {
 };
 
 // Cuts [0, total) among the workers by their speed. A share of less than `least` is not worth its
-// worker: the slowest go without, until nobody gets less.
+// worker: the slowest go without, until nobody gets less, and there are at most `most`.
 std::vector<Share> share_out(std::int64_t total, std::int64_t least,
-                             const std::vector<PlannedWorker>& workers) {
+                             const std::vector<PlannedWorker>& workers,
+                             std::size_t most = SIZE_MAX) {
   std::vector<int> members(workers.size());
   std::iota(members.begin(), members.end(), 0);
   std::stable_sort(members.begin(), members.end(),
@@ -61,6 +62,7 @@ std::vector<Share> share_out(std::int64_t total, std::int64_t least,
     return std::accumulate(members.begin(), members.end(), 0.0,
                            [&](double sum, int w) { return sum + speed_of(w); });
   };
+  if (members.size() > most) members.resize(std::max<std::size_t>(most, 1));
   const auto least_share = static_cast<double>(least);
   while (members.size() > 1 &&
          speed_of(members.back()) * static_cast<double>(total) < least_share * all()) {
@@ -151,7 +153,8 @@ void add_instance(const std::vector<Slice>& p_slices, const std::vector<Slice>& 
 
 void deal_in_features(const PlanOptions& options, OpPlan& plan) {
   const ConvGeometry& g = plan.op.geometry;
-  const std::vector<Share> shares = share_out(g.n(), kMinSliceFeatures, options.workers);
+  const std::vector<Share> shares =
+      share_out(g.n(), kMinSliceFeatures, options.workers, plan.max_n_slices);
   for (const Share& share : shares) plan.n_slices.push_back(share.slice);
   const std::int64_t n = plan.widest_input();
   const std::vector<Slice> p_slices =
@@ -479,8 +482,10 @@ std::uint64_t peak_of(const PlanOptions& options, const Plan& plan,
   for (std::size_t i = 0; i < loads.size(); ++i) {
     const WorkerLoad& load = loads[i];
     const OpPlan& op = plan.ops[i];
-    // The next operator's weights come while this one is under way.
-    const std::uint64_t ahead = i + 1 < loads.size() ? loads[i + 1].weights : 0;
+    // The next offloaded operator's weights come while this one is under way.
+    std::size_t next = i + 1;
+    while (next < loads.size() && !plan.ops[next].offloaded) ++next;
+    const std::uint64_t ahead = next < loads.size() ? loads[next].weights : 0;
     const std::uint64_t operands = load.operands();
     if (keeps_weights(options, op.op)) {
       kept += load.weights;
@@ -536,6 +541,7 @@ bool cut_for_memory(const PlanOptions& options, int worker, Plan& plan) {
     for (const Parallelism parallelism : {Parallelism::kOutFeatures, Parallelism::kInFeatures}) {
       // Never back to what it was before.
       if (parallelism <= op.parallelism || !can_be_cut(op.op, parallelism)) continue;
+      if (parallelism == Parallelism::kInFeatures && op.max_n_slices == 0) continue;
       OpPlan other = op;
       lay_out(options, parallelism, other);
       const std::uint64_t bytes = load_of(other, worker).operands();
@@ -685,6 +691,7 @@ Result<Plan> complete(Plan plan, const PlanOptions& options) {
     if (!op.offloaded) continue;
     TEMPO_RETURN_IF_ERROR(choose_rounds(options, goal, op));
     const EngineBytes bytes = engine_bytes_of(options, op);
+    op.kept_bytes = bytes.kept;
     kept += bytes.kept;
     // One is under way while the next one's weights are sent, or the gradients of the one after it
     // are awaited.
@@ -758,7 +765,10 @@ Result<Plan> make_plan(const std::vector<LinearOp>& ops, const PlanOptions& opti
     if (entry.offloaded) plan.offloaded_multiply_adds += entry.op.multiply_adds();
     plan.ops.push_back(std::move(entry));
   }
-  return complete(std::move(plan), options);
+  auto whole = complete(std::move(plan), options);
+  if (!whole.ok()) return whole;
+  for (OpPlan& op : whole->ops) op.max_n_slices = op.n_slices.size();
+  return whole;
 }
 
 Result<Plan> deal_again(const Plan& plan, const PlanOptions& options) {

@@ -98,6 +98,10 @@ struct OpPlan {
   Parallelism parallelism = Parallelism::kData;
   // Training: W' and X' stay on the workers from forward to backward; else they are sent again.
   bool keeps_operands = true;
+  // When dealt again: every n-slice has a product of its own in the enclave, whose memory was
+  // planned for those of the first deal.
+  std::size_t max_n_slices = SIZE_MAX;
+  std::uint64_t kept_bytes = 0;  // enclave memory of keys and check sums until its backward is done
   int rounds_forward = 0;
   int rounds_weight_gradient = 0;
   int rounds_input_gradient = 0;

@@ -157,6 +157,23 @@ TEST(Plan, RepeatsOnlyGradientsOfOutputsForSlicesOfInFeatures) {
   EXPECT_GE(plan->engine_bytes, 4 * d * 4) << "the parts of Z";
 }
 
+// Every slice has a product of its own in the enclave: who joins later must not make it run out of
+// memory.
+TEST(Plan, CutsNoMoreSlicesOfInFeaturesThanAtFirst) {
+  PlanOptions o = options(2);
+  o.policy = OffloadPolicy::kAll;
+  o.parallelism = {{"", ParallelismChoice::kInFeatures}};
+  const auto plan = make_plan({make_op(0, dense(32, 4096, 1000))}, o);
+  ASSERT_TRUE(plan.ok());
+  o.workers.resize(8, {std::uint64_t{1} << 30, 1});
+  o.workers[7].speed = 3;
+  const auto again = deal_again(*plan, o);
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(again->ops[0].n_slices.size(), 2U);
+  EXPECT_EQ(again->ops[0].in_features(1), 3072) << "the quickest ones get them";
+  EXPECT_LE(again->engine_bytes, plan->engine_bytes + plan->engine_bytes / 10);
+}
+
 // Where many workers would have a large matrix repeated, gathering columns is cheaper; with few, or
 // where Z is no smaller, it is not, and a convolution cannot be cut so.
 TEST(Plan, AutoCutsInFeaturesWhereThatIsCheaper) {

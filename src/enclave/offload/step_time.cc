@@ -41,7 +41,6 @@ struct OperatorPasses {
 OperatorPasses passes_of(const OpPlan& op, double pass_factor) {
   std::set<std::pair<int, int>> weights;  // (m_slice, worker)
   std::set<std::pair<int, int>> inputs;   // (p_slice, worker)
-  const auto n = static_cast<double>(op.op.geometry.n());
   double weight_elements = 0;
   double input_elements = 0;
   double output_elements = 0;
@@ -49,13 +48,15 @@ OperatorPasses passes_of(const OpPlan& op, double pass_factor) {
   for (const Tile& tile : op.tiles) {
     const auto rows = static_cast<double>(op.p_slices[tile.p_slice].size());
     const auto features = static_cast<double>(op.m_slices[tile.m_slice].size());
+    const auto n = static_cast<double>(op.in_features_of(tile.m_slice));
     if (weights.insert({tile.m_slice, tile.worker}).second) weight_elements += features * n;
     if (inputs.insert({tile.p_slice, tile.worker}).second) input_elements += rows * n;
     output_elements += rows * features;
   }
   for (const GradientGroup& group : op.groups) {
     if (!op.op.needs_weight_gradient) break;
-    gradient_elements += static_cast<double>(op.m_slices[group.m_slice].size()) * n;
+    gradient_elements +=
+        static_cast<double>(op.m_slices[group.m_slice].size() * op.in_features_of(group.m_slice));
   }
   if (op.bytes_to_workers_once > 0) weight_elements = 0;  // they are there already
 

@@ -89,6 +89,25 @@ TEST(StepTime, WeightsOfTheNextOperatorRideAlong) {
   EXPECT_DOUBLE_EQ(offloaded_step_s(plan, costs(2), sizeof(float)), 7 + first + second + 2 * left);
 }
 
+// Two workers with half of the in-features each: X', W' and their gradients cross once, D' and Z'
+// twice, in four tiles.
+TEST(StepTime, OfSlicesOfInFeaturesCountsWhatCrosses) {
+  PlanOptions options;
+  options.policy = OffloadPolicy::kAll;
+  options.parallelism = {{"", ParallelismChoice::kInFeatures}};
+  options.workers.resize(2, {std::uint64_t{1} << 30});
+  options.max_slot_bytes = 1 << 20;
+  LinearOp wide = dense(0);
+  wide.geometry.in_c = 1000;
+  auto plan = make_plan({wide}, options);
+  ASSERT_TRUE(plan.ok());
+  ASSERT_EQ(plan->ops[0].n_slices.size(), 2U);
+  ASSERT_EQ(plan->ops[0].tiles.size(), 4U);
+  without_passes(*plan);
+  const double pass = 100 * kX + 2 * kZ / 4;
+  EXPECT_DOUBLE_EQ(offloaded_step_s(*plan, costs(1), sizeof(float)), 7 + 2 * pass + 2 * 100 * kW);
+}
+
 TEST(StepTime, AnEnclaveThatIsBusyHidesTheLink) {
   Plan plan = offloaded(1);
   plan.ops[0].offloaded_cost_ms = 1e9;  // both passes, as their bytes
