@@ -194,9 +194,9 @@ Status OffloadEngine::forward(const LinearOp& op, const float* input,
   if (keeps_weights(op)) {
     drop(step.input_id);
     for (OperatorKeys& keys : step.keys) keys.p = AxisKey();
-    std::vector<std::uint32_t> epoch;
-    for (int w = 0; w < res_.dispatcher->worker_count(); ++w) {
-      epoch.push_back(res_.dispatcher->epoch(w));
+    std::vector<std::uint32_t> epoch(static_cast<std::size_t>(res_.dispatcher->worker_count()));
+    for (std::size_t w = 0; w < epoch.size(); ++w) {
+      epoch[w] = res_.dispatcher->epoch(static_cast<int>(w));
     }
     kept_[op.index] = std::make_unique<KeptWeights>(
         KeptWeights{std::move(step.keys), std::move(step.weight_id), std::move(epoch)});
